@@ -1,0 +1,1 @@
+//! The client of Spile, a device-ingest bus.

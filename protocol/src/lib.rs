@@ -1,0 +1,1 @@
+//! Spile's wire: frames, messages, and the sessions that exchange them.

@@ -1,0 +1,1 @@
+//! Spile's edge: who is it, may it, how fast, route it.

@@ -1,0 +1,1 @@
+//! An append-only log, synced before acknowledged, and honest about damage.

@@ -1,0 +1,2 @@
+//! The `spiled` server.
+fn main() {}

@@ -1,0 +1,1 @@
+//! Spile's worker: from links to the log, and back to consumers.

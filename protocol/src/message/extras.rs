@@ -1,0 +1,246 @@
+//! Extras: what an event says beyond its route and payload. spec §5.5.
+
+use super::field::{DecodeError, Fields, Full, Writer};
+use crate::{
+    id::{Number, Version},
+    limits,
+    time::Millis,
+};
+
+/// What must be true of the stream for the event to be taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Expect {
+    /// The stream has at least one event.
+    Exists,
+    /// The stream's last version is this one; 0: it has none.
+    Version(Version),
+}
+
+/// A W3C trace context.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Trace {
+    /// The trace id.
+    pub id: [u8; 16],
+    /// The parent span.
+    pub span: [u8; 8],
+    /// Its flags.
+    pub flags: u8,
+}
+
+/// When the event happened, as its device says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Happened {
+    /// At this time of the device's clock.
+    At(Millis),
+    /// So many milliseconds before it was sent: for a device without a clock.
+    Ago(u64),
+}
+
+/// What may be spelled with an event. All of it is optional.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Extras<'a> {
+    /// The event's number, where it is not the next one of its lane.
+    pub number: Option<Number>,
+    /// When it happened.
+    pub happened: Option<Happened>,
+    /// After how many milliseconds it is worth nothing.
+    pub ttl_ms: Option<u64>,
+    /// The trace it belongs to.
+    pub trace: Option<Trace>,
+    /// What must be true of the stream.
+    pub expect: Option<Expect>,
+    /// Names and values.
+    pub headers: Headers<'a>,
+    /// A receipt is wanted for this event, where the session has short acks.
+    pub receipt: bool,
+}
+
+const NUMBER: u64 = 1;
+const TIME: u64 = 1 << 1;
+const AGE: u64 = 1 << 2;
+const TTL: u64 = 1 << 3;
+const TRACE: u64 = 1 << 4;
+const EXPECT: u64 = 1 << 5;
+const HEADERS: u64 = 1 << 6;
+const RECEIPT: u64 = 1 << 7;
+
+impl<'a> Extras<'a> {
+    /// Is nothing spelled?
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.mask() == 0
+    }
+
+    fn mask(&self) -> u64 {
+        let bit = |there: bool, bit: u64| if there { bit } else { 0 };
+        bit(self.number.is_some(), NUMBER)
+            | bit(matches!(self.happened, Some(Happened::At(_))), TIME)
+            | bit(matches!(self.happened, Some(Happened::Ago(_))), AGE)
+            | bit(self.ttl_ms.is_some(), TTL)
+            | bit(self.trace.is_some(), TRACE)
+            | bit(self.expect.is_some(), EXPECT)
+            | bit(!self.headers.is_empty(), HEADERS)
+            | bit(self.receipt, RECEIPT)
+    }
+
+    /// Reads what the mask says is there; nothing where the frame's tag says that nothing is `spelled`.
+    pub(super) fn read(spelled: bool, fields: &mut Fields<'a>) -> Result<Self, DecodeError> {
+        if !spelled {
+            return Ok(Self::default());
+        }
+        let mask = fields.varint("Extras.mask")?;
+        let known = mask != 0 && mask < RECEIPT << 1 && mask & (TIME | AGE) != TIME | AGE;
+        if !known {
+            return Err(DecodeError::malformed("Extras.mask"));
+        }
+        let has = |bit: u64| mask & bit != 0;
+        Ok(Self {
+            number: has(NUMBER).then(|| fields.varint("Extras.number").map(Number)).transpose()?,
+            happened: if has(TIME) {
+                Some(Happened::At(Millis(fields.varint("Extras.time")?)))
+            } else if has(AGE) {
+                Some(Happened::Ago(fields.varint("Extras.age")?))
+            } else {
+                None
+            },
+            ttl_ms: has(TTL).then(|| fields.varint("Extras.ttl")).transpose()?,
+            trace: has(TRACE).then(|| Trace::read(fields)).transpose()?,
+            expect: has(EXPECT).then(|| Expect::read(fields)).transpose()?,
+            headers: if has(HEADERS) { Headers::read(fields)? } else { Headers::default() },
+            receipt: has(RECEIPT),
+        })
+    }
+
+    /// Writes mask and fields; nothing where nothing is spelled.
+    pub(super) fn write(&self, out: &mut Writer<'_>) -> Result<(), Full> {
+        let mask = self.mask();
+        if mask == 0 {
+            return Ok(());
+        }
+        out.varint(mask)?;
+        if let Some(Number(number)) = self.number {
+            out.varint(number)?;
+        }
+        if let Some(Happened::At(Millis(n)) | Happened::Ago(n)) = self.happened {
+            out.varint(n)?;
+        }
+        if let Some(ttl_ms) = self.ttl_ms {
+            out.varint(ttl_ms)?;
+        }
+        if let Some(Trace { id, span, flags }) = self.trace {
+            out.raw(&id)?;
+            out.raw(&span)?;
+            out.raw(&[flags])?;
+        }
+        if let Some(expect) = self.expect {
+            expect.write(out)?;
+        }
+        if self.headers.is_empty() { Ok(()) } else { out.bytes(self.headers.bytes) }
+    }
+}
+
+impl Trace {
+    fn read(fields: &mut Fields<'_>) -> Result<Self, DecodeError> {
+        let what = "Extras.trace";
+        Ok(Self { id: fields.array(what)?, span: fields.array(what)?, flags: fields.byte(what)? })
+    }
+}
+
+impl Expect {
+    fn read(fields: &mut Fields<'_>) -> Result<Self, DecodeError> {
+        let value = fields.varint("Extras.expect")?;
+        Ok(value.checked_sub(1).map_or(Self::Exists, |version| Self::Version(Version(version))))
+    }
+
+    fn write(self, out: &mut Writer<'_>) -> Result<(), Full> {
+        match self {
+            Self::Exists => out.varint(0),
+            Self::Version(Version(version)) => out.varint(version.checked_add(1).ok_or(Full)?),
+        }
+    }
+}
+
+/// Up to 8 names and values in 512 bytes, as they stand on the wire.
+#[derive(Clone, Copy, Default, PartialEq, Eq)]
+pub struct Headers<'a> {
+    bytes: &'a [u8],
+}
+
+impl core::fmt::Debug for Headers<'_> {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.debug_map().entries(self.iter()).finish()
+    }
+}
+
+impl<'a> Headers<'a> {
+    /// Writes `headers` into `out`, as they will be sent.
+    pub fn encode(
+        headers: impl Iterator<Item = (&'a str, &'a [u8])>,
+        out: &'a mut [u8],
+    ) -> Result<Self, Full> {
+        let mut writer = Writer::new(out);
+        for (count, (name, value)) in headers.enumerate() {
+            if count >= limits::HEADERS {
+                return Err(Full);
+            }
+            writer.bytes(name.as_bytes())?;
+            writer.bytes(value)?;
+        }
+        let used = writer.len();
+        if used > limits::HEADERS_BYTES {
+            Err(Full)
+        } else {
+            Ok(Self { bytes: out.get(..used).ok_or(Full)? })
+        }
+    }
+
+    /// Headers as they stand on the wire or in the log, checked.
+    pub fn parse(bytes: &'a [u8]) -> Result<Self, DecodeError> {
+        if bytes.len() > limits::HEADERS_BYTES {
+            return Err(DecodeError::too_large("Extras.headers"));
+        }
+        let mut fields = Fields::new(bytes);
+        let mut count = 0;
+        while !fields.is_empty() {
+            fields.text("Extras.headers", limits::HEADERS_BYTES)?;
+            fields.bytes("Extras.headers", limits::HEADERS_BYTES)?;
+            count += 1;
+        }
+        if count > limits::HEADERS {
+            Err(DecodeError::too_large("Extras.headers"))
+        } else {
+            Ok(Self { bytes })
+        }
+    }
+
+    fn read(fields: &mut Fields<'a>) -> Result<Self, DecodeError> {
+        let bytes = fields.bytes("Extras.headers", limits::HEADERS_BYTES)?;
+        if bytes.is_empty() {
+            Err(DecodeError::malformed("Extras.headers"))
+        } else {
+            Self::parse(bytes)
+        }
+    }
+
+    /// Are there none?
+    #[must_use]
+    pub const fn is_empty(&self) -> bool {
+        self.bytes.is_empty()
+    }
+
+    /// As they stand on the wire.
+    #[must_use]
+    pub const fn as_bytes(&self) -> &'a [u8] {
+        self.bytes
+    }
+
+    /// Names and values in order.
+    pub fn iter(&self) -> impl Iterator<Item = (&'a str, &'a [u8])> + use<'a> {
+        let mut fields = Fields::new(self.bytes);
+        core::iter::from_fn(move || {
+            let name = fields.text("Extras.headers", limits::HEADERS_BYTES).ok()?;
+            let value = fields.bytes("Extras.headers", limits::HEADERS_BYTES).ok()?;
+            Some((name, value))
+        })
+    }
+}

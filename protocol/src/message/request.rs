@@ -1,0 +1,158 @@
+//! GET, LIST, VALUE, CALL, REPLY and SERVE: questions and answers. spec §9.
+
+use serde::{Deserialize, Serialize};
+
+use super::field::fields;
+use crate::{
+    code::Code,
+    id::{Position, RequestId, Version},
+};
+
+fields! {
+    /// From the client: the latest event of a kept topic under a key, or a part of a blob.
+    Get<'a> {
+        /// The client's number for the question.
+        request: RequestId,
+        /// What is looked up.
+        target: Target<'a>,
+        ;
+        /// Answer only with a version above this one; 0 for any.
+        newer_than: Version = Version(0),
+        /// Wait until the worker's view holds this version; 0 for no matter.
+        at_least: Version = Version(0),
+    }
+}
+
+/// What a GET looks up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Target<'a> {
+    /// The latest event of a kept topic under a key.
+    State {
+        /// Whose.
+        key: &'a str,
+        /// Which topic.
+        topic: &'a str,
+    },
+    /// Bytes of a sealed upload.
+    Blob {
+        /// Its id.
+        blob: &'a str,
+        /// The first byte wanted.
+        offset: u64,
+        /// The most bytes wanted.
+        length: u32,
+    },
+    /// The last version of a stream.
+    Stream {
+        /// Whose.
+        key: &'a str,
+    },
+}
+
+/// What a LIST lists.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Listing {
+    /// Kept values under a key.
+    State,
+    /// Sealed uploads.
+    Blobs,
+    /// Uploads under way.
+    Uploads,
+    /// Services.
+    Services,
+}
+
+fields! {
+    /// From the client: names and what is known of them, a page at a time.
+    List<'a> {
+        /// The client's number for the question.
+        request: RequestId,
+        /// Of what.
+        listing: Listing,
+        /// What names begin with.
+        prefix: &'a str,
+        ;
+        /// The last name of the page before; empty for the first page.
+        after: &'a str = "",
+        /// The most entries of this page.
+        limit: u32 = 100,
+    }
+}
+
+fields! {
+    /// From the server: an answer to GET or LIST; the payload is the value.
+    Value<'a> {
+        /// The question's number.
+        request: RequestId,
+        /// Will another VALUE of the same question follow?
+        more: bool,
+        ;
+        /// The name, in a listing.
+        name: &'a str = "",
+        /// The key it belongs to.
+        key: &'a str = "",
+        /// The version it is.
+        version: Version = Version(0),
+        /// The position it has.
+        position: Option<Position> = None,
+        /// When the edge accepted it.
+        time_ms: u64 = 0,
+        /// What the payload is.
+        content_type: &'a str = "",
+        /// A worker was away: this is what the others have.
+        partial: bool = false,
+        /// Is there nothing newer, or nothing at all?
+        absent: bool = false,
+        /// A blob's whole size.
+        size: u64 = 0,
+    }
+}
+
+fields! {
+    /// Ask a service, or a device, for something; the payload is the request. From a client, and to who serves.
+    Call<'a> {
+        /// The sender's number for the question.
+        request: RequestId,
+        /// The service, or `device/ID`; `$` first for what is built in.
+        service: &'a str,
+        /// What of it.
+        method: &'a str,
+        /// How long an answer is worth waiting for.
+        remaining_ms: u32,
+        ;
+        /// It may be tried again where it is not known whether it was done.
+        idempotent: bool = false,
+        /// What the payload is.
+        content_type: &'a str = "",
+        /// Who asks, as the edge knows it; set by the edge only.
+        caller: &'a str = "",
+    }
+}
+
+fields! {
+    /// The answer; the payload is the reply.
+    Reply<'a> {
+        /// The question's number.
+        request: RequestId,
+        /// 0: it was done. Else: why not; the payload may say more.
+        code: Code,
+        ;
+        /// Will another REPLY of the same question follow?
+        more: bool = false,
+        /// What the payload is.
+        content_type: &'a str = "",
+        /// For people, where the code is not 0.
+        detail: &'a str = "",
+    }
+}
+
+fields! {
+    /// From the client: calls to this service may come to this session.
+    Serve<'a> {
+        /// The service.
+        service: &'a str,
+        /// Calls at once; 0 to stop.
+        window: u32,
+        ;
+    }
+}

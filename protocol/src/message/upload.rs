@@ -1,0 +1,111 @@
+//! OPEN, CHUNK, SEAL and ABORT: a file on its way. spec §7.
+
+use serde::{Deserialize, Serialize};
+
+use super::field::{DecodeError, Fields, Full, List, Writer, fields};
+
+/// A name and a value of an upload's metadata.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Meta<'a> {
+    /// Its name.
+    pub name: &'a str,
+    /// Its value.
+    pub value: &'a str,
+}
+
+fields! {
+    /// From the client: I will send this file, or go on with it.
+    Open<'a> {
+        /// The session's number for it.
+        upload: u32,
+        /// The client's id for it, the same when it goes on.
+        id: [u8; 16],
+        /// Bytes of the whole.
+        size: u64,
+        ;
+        /// Under which key; `None` for the client's own id.
+        key: Option<&'a str> = None,
+        /// Its name; revisions count under key and name.
+        name: &'a str = "",
+        /// What it is.
+        content_type: &'a str = "",
+        /// More about it.
+        meta: List<'a, Meta<'a>> = List::default(),
+    }
+}
+
+fields! {
+    /// From the server: the upload is open in this epoch; go on at the offset. The answer to OPEN, and the ack of CHUNK.
+    Opened<'a> {
+        /// The session's number for it.
+        upload: u32,
+        /// Bytes that are stored: the offset of the next chunk.
+        stored_offset: u64,
+        ;
+        /// Counted up each time the upload is opened; the newest one writes.
+        epoch: u32 = 0,
+        /// Set when it is sealed: its blob's id.
+        blob: &'a str = "",
+        /// Set when it is sealed: its revision.
+        revision: u64 = 0,
+    }
+}
+
+/// A part of an upload; hot, a fixed layout.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Chunk<'a> {
+    /// The session's number for the upload.
+    pub upload: u32,
+    /// Where the part begins.
+    pub offset: u64,
+    /// The part.
+    pub payload: &'a [u8],
+}
+
+impl<'a> Chunk<'a> {
+    /// Reads the header; `payload` is what follows it.
+    pub fn decode(header: &'a [u8], payload: &'a [u8]) -> Result<Self, DecodeError> {
+        let mut fields = Fields::new(header);
+        Ok(Self {
+            upload: fields.varint32("Chunk.upload")?,
+            offset: fields.varint("Chunk.offset")?,
+            payload,
+        })
+    }
+
+    /// Writes the header.
+    pub fn encode(&self, out: &mut Writer<'_>) -> Result<(), Full> {
+        out.varint(u64::from(self.upload))?;
+        out.varint(self.offset)
+    }
+
+    /// Where the header ends in `body`.
+    pub(super) fn header_length(body: &[u8]) -> Option<usize> {
+        let mut fields = Fields::new(body);
+        fields.varint32("Chunk.upload").ok()?;
+        fields.varint("Chunk.offset").ok()?;
+        Some(body.len() - fields.rest().len())
+    }
+}
+
+fields! {
+    /// From the client: that was all, and this is its hash.
+    Seal {
+        /// The session's number for the upload.
+        upload: u32,
+        /// Bytes of the whole.
+        size: u64,
+        /// BLAKE3 of the whole.
+        blake3: [u8; 32],
+        ;
+    }
+}
+
+fields! {
+    /// From the client: forget the upload and what was sent of it.
+    Abort {
+        /// The session's number for the upload.
+        upload: u32,
+        ;
+    }
+}

@@ -1,4 +1,5 @@
 //! Configurations as people write them: what is taken, what is refused, and with which words.
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::fs;
 use std::path::PathBuf;
@@ -229,14 +230,14 @@ fn a_file_for_another_role_is_refused_with_the_command_to_use() {
 fn flag_beats_environment_beats_file() {
     let folder = Folder::new();
     let path = folder.write("[listen]\naddress = \"127.0.0.1:1\"\n[limits]\nsessions = 7\n");
-    let mut over = Overrides::default();
-    over.environment = vec![
+    let environment = vec![
         ("SPILED_LISTEN".to_owned(), "127.0.0.1:2".to_owned()),
         ("SPILED_LIMITS_SESSIONS".to_owned(), "8".to_owned()),
         ("SPILED_TENANTS".to_owned(), "main, north".to_owned()),
         ("SPILED_CONFIG".to_owned(), "elsewhere".to_owned()),
         ("HOME".to_owned(), "/".to_owned()),
     ];
+    let mut over = Overrides { environment, flags: Vec::new() };
     let config = Config::load(Some(&path), &over, None).unwrap();
     let Role::All { listen, tenants, .. } = config.role else { panic!("not all-in-one") };
     assert_eq!(listen.address.port(), 2);

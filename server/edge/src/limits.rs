@@ -1,0 +1,35 @@
+//! Every cap of the edge, with what happens at it. Caps of the wire stand in `spile_protocol::limits`.
+
+use std::time::Duration;
+
+/// Connections that have not proven who they are. At the cap: the oldest goes.
+pub const HALF_OPEN: usize = 4096;
+/// Live sessions. At the cap: a new one is told BUSY and when to come back.
+pub const SESSIONS: usize = 65_536;
+/// What is collected before one write to the peer, in bytes. At the cap: the rest waits where it is, in the log or in
+/// state; only a single frame longer than this may go above it.
+pub const WRITE: usize = 64 * 1024;
+/// What one read takes from the peer at most, in bytes, before what it brought is worked off.
+pub const READ: usize = 64 * 1024;
+/// Reads worked off in one turn before other sessions have theirs.
+pub const READS_A_TURN: usize = 4;
+
+/// Until a ClientHello is whole. After it: the connection is cut.
+pub const HELLO: Duration = Duration::from_secs(5);
+/// Until TLS is established and AUTH is there. After it: the session is cut.
+pub const AUTH: Duration = Duration::from_secs(30);
+/// How long a session that was told to go may still read what is on its way to it.
+pub const LINGER: Duration = Duration::from_secs(2);
+/// When a lane whose worker is away is worth opening again, in milliseconds; the client adds its own jitter.
+pub const AWAY_RETRY_MS: u32 = 500;
+
+/// What waits for a link of one session, in bytes, beyond the bytes its credit allows. At the cap: the session ends.
+pub const LINK_SLACK: usize = 1 << 20;
+/// What one session puts on a link before another has its turn, in bytes.
+pub const LINK_TURN: usize = 64 * 1024;
+/// The first wait before a link is tried again; it doubles, and a random part of it is taken.
+pub const LINK_BACKOFF: Duration = Duration::from_millis(100);
+/// The longest wait before a link is tried again.
+pub const LINK_BACKOFF_MAX: Duration = Duration::from_secs(5);
+/// Until a link is connected, TLS and LINK_HELLO included. After it: it is tried again.
+pub const LINK_CONNECT: Duration = Duration::from_secs(10);

@@ -4,7 +4,7 @@
 //! next hop continues it over its own header. Nothing is copied; a declared length above the cap is refused before a
 //! byte of the body is looked at.
 
-use crate::{crc, message, varint};
+use crate::{code::Code, crc, message, varint};
 
 /// Set in a kind that a peer may skip when it does not know it.
 pub const SKIPPABLE: u8 = 0x80;
@@ -16,7 +16,7 @@ pub const CRC_BYTES: usize = 4;
 pub const HEAD_BYTES: usize = 1 + 5;
 
 /// The first byte of a frame: six bits of kind, two flags.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
 pub struct Tag(pub u8);
 
 impl Tag {
@@ -69,6 +69,18 @@ pub enum FrameError {
     /// The checksum does not match.
     #[error("a frame's checksum does not match its bytes")]
     Damaged,
+}
+
+impl FrameError {
+    /// What the peer is told before it is cut.
+    #[must_use]
+    pub const fn code(&self) -> Code {
+        match self {
+            Self::Length(_) => Code::MALFORMED,
+            Self::TooLarge { .. } => Code::TOO_LARGE,
+            Self::Damaged => Code::DAMAGED,
+        }
+    }
 }
 
 /// Where a frame lies in a buffer: what [`measure`] found.

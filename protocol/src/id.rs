@@ -86,7 +86,7 @@ number! {
     serde::Serialize,
     serde::Deserialize,
 )]
-pub struct Run(pub [u8; 8]);
+pub struct Run(#[serde(serialize_with = "crate::message::hex")] pub [u8; 8]);
 
 /// One of 256 parts of the key space; each lives on one worker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

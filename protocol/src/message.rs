@@ -19,6 +19,7 @@ pub mod request;
 pub mod subscribe;
 pub mod upload;
 
+pub(crate) use self::field::hex;
 pub use self::{
     ack::{Ack, Durability},
     auth::{Auth, Proof},
@@ -30,7 +31,7 @@ pub use self::{
     field::{DecodeError, Fields, Full, List, Writer},
     hello::{Hello, Welcome},
     lane::{Bind, Lane, LaneAnswer, OpenUpload, Receipt, Refused},
-    link::{Attach, Detach, Entry, Envelope, LinkHello, Registry, Void},
+    link::{Attach, Detach, Entry, Envelope, Group, LinkHello, Registry, Void},
     ping::{GoAway, Ping},
     request::{Call, Get, Listing, Reply, Serve, Target, Value},
     subscribe::{At, End, From, Outcome, Settle, Source, Subscribe},
@@ -39,6 +40,7 @@ pub use self::{
 use crate::{
     code::Code,
     frame::{self, Frame, Tag},
+    limits,
 };
 
 /// The kinds, as they stand in a frame's first byte. Never reused.
@@ -90,7 +92,7 @@ pub enum Sender {
 macro_rules! messages {
     ($($(#[$doc:meta])* $name:ident($type:ty) = $kind:ident, $shape:ident;)*) => {
         /// Any message, borrowed from the frame it stands in.
-        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
         pub enum Message<'a> {
             $($(#[$doc])* $name($type),)*
             /// A kind this build does not know, which the sender says may be skipped.
@@ -244,16 +246,14 @@ messages! {
 }
 
 /// Fields with a payload behind them: on the wire the fields are a byte string, so that the payload's place is known.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
 pub struct Body<'a, T> {
     /// The fields.
     pub fields: T,
     /// The payload.
+    #[serde(serialize_with = "field::hex")]
     pub payload: &'a [u8],
 }
-
-/// The longest fields of a message that has a payload.
-const BODY_FIELDS: usize = 1024;
 
 impl<'a, T: Copy> Body<'a, T> {
     fn decode(
@@ -261,7 +261,7 @@ impl<'a, T: Copy> Body<'a, T> {
         payload: &'a [u8],
         decode: impl FnOnce(&'a [u8]) -> Result<T, DecodeError>,
     ) -> Result<Self, DecodeError> {
-        let fields = Fields::new(header).bytes("the fields' length", BODY_FIELDS)?;
+        let fields = Fields::new(header).bytes("the fields' length", limits::BODY_FIELDS)?;
         Ok(Self { fields: decode(fields)?, payload })
     }
 }
@@ -270,11 +270,7 @@ macro_rules! body {
     ($($name:ident)*) => {$(
         impl Body<'_, $name<'_>> {
             fn encode(&self, out: &mut Writer<'_>) -> Result<(), Full> {
-                let mut fields = [0; BODY_FIELDS];
-                let mut writer = Writer::new(&mut fields);
-                self.fields.encode(&mut writer)?;
-                let used = writer.len();
-                out.bytes(fields.get(..used).ok_or(Full)?)
+                out.counted(|out| self.fields.encode(out))
             }
         }
     )*};
@@ -293,7 +289,7 @@ pub fn header_length(tag: Tag, body: &[u8]) -> Option<usize> {
         kind::ENVELOPE => Envelope::header_length(body),
         kind::VALUE | kind::CALL | kind::REPLY => {
             let mut fields = Fields::new(body);
-            fields.bytes("the fields' length", BODY_FIELDS).ok()?;
+            fields.bytes("the fields' length", limits::BODY_FIELDS).ok()?;
             Some(body.len() - fields.rest().len())
         }
         _ => Some(body.len()),
@@ -432,7 +428,8 @@ mod tests {
         for lengths in [[32; 10], [31, 33, 32, 32, 32, 32, 32, 32, 32, 32]] {
             let mut room = [0; 64];
             let lengths = Lengths::encode(lengths.into_iter(), &mut room).unwrap();
-            let batch = Batch { route: RouteId(0), lengths, extras: Extras::default(), payload: &payload };
+            let batch =
+                Batch { route: RouteId(0), lengths, extras: Extras::default(), payload: &payload };
             assert!(round(&Message::Batch(batch), Sender::Client) <= 348);
         }
     }
@@ -445,7 +442,10 @@ mod tests {
         writer.put(&Number(9)).unwrap();
         let short = writer.len();
         let lane = Lane::decode(&bytes[..short]).unwrap();
-        assert_eq!(lane, Lane { lane: LaneId(3), first_unacked: Number(9), key: None, urgent: false });
+        assert_eq!(
+            lane,
+            Lane { lane: LaneId(3), first_unacked: Number(9), key: None, urgent: false }
+        );
         let mut writer = Writer::new(&mut longer);
         Lane { urgent: true, ..lane }.encode(&mut writer).unwrap();
         let known = writer.len();

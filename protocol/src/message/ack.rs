@@ -1,5 +1,7 @@
 //! ACK: a promise about a disk. spec §5.6.
 
+use serde::Serialize;
+
 use super::{
     field::{DecodeError, Fields, Full, List, Writer},
     lane::Receipt,
@@ -7,7 +9,7 @@ use super::{
 use crate::id::{LaneId, Number};
 
 /// How far the promise goes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 pub enum Durability {
     /// The edge's own log was synced; the worker will follow.
     Spooled,
@@ -47,7 +49,7 @@ impl Durability {
 }
 
 /// All numbers of a lane through the last one are stored or refused.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub enum Ack<'a> {
     /// Lane 0 goes on by 1 to 63 numbers.
     Step {
@@ -99,8 +101,10 @@ impl<'a> Ack<'a> {
         }
         let lane = LaneId(fields.varint32("Ack.lane")?);
         let last = Number(fields.varint("Ack.last")?);
+        let none = fields.is_empty();
         let receipts = fields.take_or("Ack.receipts", List::default())?;
-        if !fields.is_empty() {
+        // spec §5.6.3: no receipts are not spelled, and nothing stands behind them.
+        if !fields.is_empty() || (receipts == List::default() && !none) {
             return Err(DecodeError::malformed("Ack"));
         }
         Ok(Self::Spelled { durability, lane, last, receipts })

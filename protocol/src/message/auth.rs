@@ -2,7 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::field::fields;
+use super::field::{self, Fits, fields};
+use crate::limits;
 
 /// How a session proves who it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -16,8 +17,10 @@ pub enum Proof<'a> {
         /// The device's id.
         device: &'a str,
         /// 16 random bytes of the client's.
+        #[serde(serialize_with = "field::hex")]
         nonce: [u8; 16],
         /// `key XOR HMAC-SHA-256(SHA-256(key), what is signed)`.
+        #[serde(serialize_with = "field::hex")]
         proof: [u8; 32],
     },
     /// A signed token (JWT).
@@ -25,15 +28,28 @@ pub enum Proof<'a> {
     /// From the server, on a plaintext listener: the nonce that a device key's proof is bound to.
     Challenge {
         /// 16 random bytes of the server's.
+        #[serde(serialize_with = "field::hex")]
         nonce: [u8; 16],
     },
+}
+
+impl Fits for Proof<'_> {
+    fn fits(&self, longest: usize) -> bool {
+        match self {
+            Self::Certificate | Self::Challenge { .. } => true,
+            Self::DeviceKey { tenant, device, .. } => {
+                tenant.len() <= limits::TENANT_BYTES && device.len() <= limits::NAME_BYTES
+            }
+            Self::Token(token) => token.len() <= longest,
+        }
+    }
 }
 
 fields! {
     /// The second frame of a session.
     Auth<'a> {
         /// Who, and how it is proven.
-        proof: Proof<'a>,
+        proof: Proof<'a> [limits::TOKEN_BYTES],
         ;
     }
 }

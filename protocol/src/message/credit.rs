@@ -13,5 +13,7 @@ fields! {
         /// Bytes of payload in flight.
         bytes: u32,
         ;
+        /// Without a subscription: bytes of chunks in flight over all uploads; `None` leaves it as it is.
+        chunk_bytes: Option<u32> = None,
     }
 }

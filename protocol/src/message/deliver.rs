@@ -3,10 +3,12 @@
 //! Key, topic, type and worker are spelled where they differ from the subscription's last delivery, so that a run of one
 //! key is as short as an event.
 
+use serde::Serialize;
+
 use super::{
     event::Lengths,
     extras::Extras,
-    field::{DecodeError, Fields, Full, Writer},
+    field::{self, DecodeError, Fields, Full, Writer},
 };
 use crate::{
     id::{Position, SubscriptionId, Version},
@@ -15,7 +17,7 @@ use crate::{
 };
 
 /// What a payload is.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Kind<'a> {
     /// Its content type; empty for not said.
     pub content_type: &'a str,
@@ -26,7 +28,7 @@ pub struct Kind<'a> {
 }
 
 /// One event, or consecutive events of one key in one block.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct Deliver<'a> {
     /// Which subscription.
     pub subscription: SubscriptionId,
@@ -51,6 +53,7 @@ pub struct Deliver<'a> {
     /// Device time, ttl, trace, headers, as they were published; number, expect and receipt are never set.
     pub extras: Extras<'a>,
     /// The payloads, one after the other: the bytes the device summed.
+    #[serde(serialize_with = "field::hex")]
     pub payload: &'a [u8],
 }
 
@@ -87,7 +90,7 @@ impl<'a> Deliver<'a> {
             return Err(DecodeError::malformed("Deliver.flags"));
         }
         let has = |bit: u8| flags & bit != 0;
-        Ok(Self {
+        let deliver = Self {
             subscription,
             key: has(KEY).then(|| fields.text("Deliver.key", limits::KEY_BYTES)).transpose()?,
             topic: has(TOPIC)
@@ -104,7 +107,12 @@ impl<'a> Deliver<'a> {
             lengths: if has(BLOCK) { Lengths::read(fields)? } else { Lengths::same(0, 0) },
             extras: Extras::read(spelled, fields)?,
             payload: &[],
-        })
+        };
+        // spec §8.2.2: what has a default is not spelled.
+        if has(ATTEMPT) && deliver.attempt == 1 || has(BLOCK) && deliver.lengths.count() == 1 {
+            return Err(DecodeError::malformed("Deliver.flags"));
+        }
+        Ok(deliver)
     }
 
     /// Writes the header.

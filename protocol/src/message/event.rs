@@ -1,24 +1,27 @@
 //! EVENT and BATCH: hot, fixed layouts. spec §5.3, §5.4.
 
+use serde::Serialize;
+
 use super::{
     extras::Extras,
-    field::{DecodeError, Fields, Full, Writer},
+    field::{self, DecodeError, Fields, Full, Writer},
 };
 use crate::{id::RouteId, limits, varint};
 
 /// One event on a bound route.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct Event<'a> {
     /// Lane, topic, content type, schema.
     pub route: RouteId,
     /// What order does not imply.
     pub extras: Extras<'a>,
     /// The bytes the device summed.
+    #[serde(serialize_with = "field::hex")]
     pub payload: &'a [u8],
 }
 
 /// Events of one lane under one checksum.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct Batch<'a> {
     /// Lane, topic, content type, schema of all.
     pub route: RouteId,
@@ -27,6 +30,7 @@ pub struct Batch<'a> {
     /// What order does not imply: number and expected version are the first event's, the rest is every event's.
     pub extras: Extras<'a>,
     /// The payloads, one after the other.
+    #[serde(serialize_with = "field::hex")]
     pub payload: &'a [u8],
 }
 
@@ -41,6 +45,12 @@ pub struct Lengths<'a> {
 enum Shape<'a> {
     Same(u32),
     Each(&'a [u8]),
+}
+
+impl Serialize for Lengths<'_> {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_seq(self.iter())
+    }
 }
 
 impl<'a> Lengths<'a> {
@@ -153,9 +163,6 @@ impl<'a> Event<'a> {
         let mut fields = Fields::new(header);
         let route = RouteId(fields.varint32("Event.route")?);
         let extras = Extras::read(spelled, &mut fields)?;
-        if payload.len() > limits::PAYLOAD_MAX {
-            return Err(DecodeError::too_large("Event.payload"));
-        }
         Ok(Self { route, extras, payload })
     }
 

@@ -1,6 +1,8 @@
 //! Extras: what an event says beyond its route and payload. spec §5.5.
 
-use super::field::{DecodeError, Fields, Full, Writer};
+use serde::{Deserialize, Serialize};
+
+use super::field::{self, DecodeError, Fields, Full, Writer};
 use crate::{
     id::{Number, Version},
     limits,
@@ -8,7 +10,7 @@ use crate::{
 };
 
 /// What must be true of the stream for the event to be taken.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub enum Expect {
     /// The stream has at least one event.
     Exists,
@@ -17,18 +19,20 @@ pub enum Expect {
 }
 
 /// A W3C trace context.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Trace {
     /// The trace id.
+    #[serde(serialize_with = "field::hex")]
     pub id: [u8; 16],
-    /// The parent span.
+    /// The parent span; zeros where the edge made the id (spec §5.5.5).
+    #[serde(serialize_with = "field::hex")]
     pub span: [u8; 8],
     /// Its flags.
     pub flags: u8,
 }
 
 /// When the event happened, as its device says.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub enum Happened {
     /// At this time of the device's clock.
     At(Millis),
@@ -37,7 +41,7 @@ pub enum Happened {
 }
 
 /// What may be spelled with an event. All of it is optional.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Extras<'a> {
     /// The event's number, where it is not the next one of its lane.
     pub number: Option<Number>,
@@ -140,6 +144,32 @@ impl<'a> Extras<'a> {
 }
 
 impl Trace {
+    /// The trace of an event that came without one: the session's base, CRC-32 of the key, the number's lower half.
+    /// Its span is zeros, which says that it was made.
+    #[must_use]
+    pub fn made(base: [u8; 8], key_crc: u32, number: Number) -> Self {
+        let [_, _, _, _, low @ ..] = number.0.to_be_bytes();
+        let mut id = [0; 16];
+        for (to, from) in id.iter_mut().zip(base.iter().chain(&key_crc.to_be_bytes()).chain(&low)) {
+            *to = *from;
+        }
+        Self { id, span: [0; 8], flags: 0 }
+    }
+
+    /// The trace of the event `index` behind the one this was given for: the same, unless it was made.
+    #[must_use]
+    pub fn nth(self, index: u32) -> Self {
+        if self.span != [0; 8] {
+            return self;
+        }
+        let low = u128::from_be_bytes(self.id);
+        // spec §5.5.5: only the lower 32 bits count, and wrap.
+        let [.., a, b, c, d] = self.id;
+        let next = u32::from_be_bytes([a, b, c, d]).wrapping_add(index);
+        let id = (low & !u128::from(u32::MAX)) | u128::from(next);
+        Self { id: id.to_be_bytes(), ..self }
+    }
+
     fn read(fields: &mut Fields<'_>) -> Result<Self, DecodeError> {
         let what = "Extras.trace";
         Ok(Self { id: fields.array(what)?, span: fields.array(what)?, flags: fields.byte(what)? })
@@ -172,6 +202,18 @@ impl core::fmt::Debug for Headers<'_> {
     }
 }
 
+impl Serialize for Headers<'_> {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        #[derive(Serialize)]
+        struct Header<'a> {
+            name: &'a str,
+            #[serde(serialize_with = "field::hex")]
+            value: &'a [u8],
+        }
+        serializer.collect_seq(self.iter().map(|(name, value)| Header { name, value }))
+    }
+}
+
 impl<'a> Headers<'a> {
     /// Writes `headers` into `out`, as they will be sent.
     pub fn encode(
@@ -181,6 +223,9 @@ impl<'a> Headers<'a> {
         let mut writer = Writer::new(out);
         for (count, (name, value)) in headers.enumerate() {
             if count >= limits::HEADERS {
+                return Err(Full);
+            }
+            if name.is_empty() {
                 return Err(Full);
             }
             writer.bytes(name.as_bytes())?;
@@ -202,7 +247,9 @@ impl<'a> Headers<'a> {
         let mut fields = Fields::new(bytes);
         let mut count = 0;
         while !fields.is_empty() {
-            fields.text("Extras.headers", limits::HEADERS_BYTES)?;
+            if fields.text("Extras.headers", limits::HEADERS_BYTES)?.is_empty() {
+                return Err(DecodeError::malformed("Extras.headers"));
+            }
             fields.bytes("Extras.headers", limits::HEADERS_BYTES)?;
             count += 1;
         }
@@ -242,5 +289,20 @@ impl<'a> Headers<'a> {
             let value = fields.bytes("Extras.headers", limits::HEADERS_BYTES).ok()?;
             Some((name, value))
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn made_traces_of_one_session_differ_by_key_and_number() {
+        let made = Trace::made([1; 8], 7, Number(0x1_ffff_ffff));
+        assert_eq!(made.id, [1, 1, 1, 1, 1, 1, 1, 1, 0, 0, 0, 7, 255, 255, 255, 255]);
+        assert_eq!(made.nth(1), Trace::made([1; 8], 7, Number(0x2_0000_0000)));
+        assert_ne!(made, Trace::made([1; 8], 8, Number(0x1_ffff_ffff)));
+        let given = Trace { span: [9; 8], ..made };
+        assert_eq!(given.nth(5), given);
     }
 }

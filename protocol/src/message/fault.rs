@@ -6,6 +6,7 @@ use super::field::fields;
 use crate::{
     code::Code,
     id::{LaneId, Number, RequestId, RouteId, SubscriptionId, Version},
+    limits,
 };
 
 /// How far a fault reaches.
@@ -59,6 +60,6 @@ fields! {
         /// After how long.
         retry_after_ms: u32 = 0,
         /// For people, one line.
-        detail: &'a str = "",
+        detail: &'a str [limits::DETAIL_BYTES] = "",
     }
 }

@@ -12,7 +12,7 @@ use crate::{code::Code, varint};
 
 /// Why a frame that is whole is not a message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{what} is malformed")]
+#[error("{what} is {}", match *code { Code::TOO_LARGE => "longer than allowed", Code::UNKNOWN_KIND => "not known", Code(_) => "malformed" })]
 pub struct DecodeError {
     /// What the peer is told.
     pub code: Code,
@@ -136,6 +136,77 @@ impl<'a> Fields<'a> {
     }
 }
 
+/// A field whose length has a limit of its own (spec §12.3).
+pub(crate) trait Fits {
+    /// Is no part of it longer than allowed?
+    fn fits(&self, longest: usize) -> bool;
+}
+
+impl Fits for &str {
+    fn fits(&self, longest: usize) -> bool {
+        self.len() <= longest
+    }
+}
+
+impl Fits for &[u8] {
+    fn fits(&self, longest: usize) -> bool {
+        self.len() <= longest
+    }
+}
+
+impl Fits for Option<&str> {
+    fn fits(&self, longest: usize) -> bool {
+        self.is_none_or(|text| text.len() <= longest)
+    }
+}
+
+impl<T> Fits for List<'_, T> {
+    fn fits(&self, longest: usize) -> bool {
+        self.bytes.len() <= longest
+    }
+}
+
+/// Refuses what is longer than allowed.
+pub(crate) fn limited(
+    value: &impl Fits,
+    longest: usize,
+    what: &'static str,
+) -> Result<(), DecodeError> {
+    if value.fits(longest) { Ok(()) } else { Err(DecodeError::too_large(what)) }
+}
+
+/// Bytes, which people read as hexadecimal digits.
+struct Hex<'a>(&'a [u8]);
+
+impl core::fmt::Display for Hex<'_> {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+/// Serializes bytes: as they are on the wire, as hexadecimal digits for people.
+pub(crate) fn hex<T: AsRef<[u8]> + Serialize, S: serde::Serializer>(
+    bytes: &T,
+    serializer: S,
+) -> Result<S::Ok, S::Error> {
+    if serializer.is_human_readable() {
+        serializer.collect_str(&Hex(bytes.as_ref()))
+    } else {
+        bytes.serialize(serializer)
+    }
+}
+
+/// The same for bytes that may be absent.
+pub(super) fn hex_option<S: serde::Serializer>(
+    bytes: &Option<[u8; 32]>,
+    serializer: S,
+) -> Result<S::Ok, S::Error> {
+    match bytes {
+        Some(bytes) if serializer.is_human_readable() => serializer.collect_str(&Hex(bytes)),
+        Some(_) | None => bytes.serialize(serializer),
+    }
+}
+
 /// A postcard output that keeps nothing: it compares what is written with what was read.
 struct Compare<'a> {
     rest: &'a [u8],
@@ -205,6 +276,26 @@ impl<'a> Writer<'a> {
         Ok(())
     }
 
+    /// A length and what `write` writes.
+    pub fn counted(
+        &mut self,
+        write: impl FnOnce(&mut Self) -> Result<(), Full>,
+    ) -> Result<(), Full> {
+        // Room for the longest length, then moved up: nothing is kept elsewhere.
+        let (at, begin) = (self.at, self.at + varint::MAX_BYTES);
+        self.at = begin;
+        write(self)?;
+        let (end, length) = (self.at, self.at - begin);
+        self.at = at;
+        self.varint(u64::try_from(length).map_err(|_| Full)?)?;
+        if end > self.out.len() {
+            return Err(Full);
+        }
+        self.out.copy_within(begin..end, self.at);
+        self.at += length;
+        Ok(())
+    }
+
     /// A length and bytes.
     pub fn bytes(&mut self, bytes: &[u8]) -> Result<(), Full> {
         self.varint(u64::try_from(bytes.len()).map_err(|_| Full)?)?;
@@ -266,9 +357,13 @@ impl<'a, T: Deserialize<'a> + Serialize> List<'a, T> {
     }
 }
 
-impl<T> Serialize for List<'_, T> {
+impl<'a, T: Deserialize<'a> + Serialize> Serialize for List<'a, T> {
     fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_bytes(self.bytes)
+        if serializer.is_human_readable() {
+            serializer.collect_seq(self.iter())
+        } else {
+            serializer.serialize_bytes(self.bytes)
+        }
     }
 }
 
@@ -284,11 +379,11 @@ impl<'de: 'a, 'a, T: Deserialize<'a> + Serialize> Deserialize<'de> for List<'a, 
 }
 
 /// Declares a message that is fields in postcard's encoding: those before `;` must be there, those behind it have
-/// defaults where an older peer left them out.
+/// defaults where an older peer left them out. `[limit]` behind a type: the most bytes it may have.
 macro_rules! fields {
-    ($(#[$doc:meta])* $name:ident $(<$life:lifetime>)? { $($(#[$fdoc:meta])* $field:ident: $type:ty,)* ; $($(#[$tdoc:meta])* $tail:ident: $ttype:ty = $default:expr,)* }) => {
+    ($(#[$doc:meta])* $name:ident $(<$life:lifetime>)? { $($(#[$fdoc:meta])* $field:ident: $type:ty $([$longest:expr])?,)* ; $($(#[$tdoc:meta])* $tail:ident: $ttype:ty $([$tlongest:expr])? = $default:expr,)* }) => {
         $(#[$doc])*
-        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
         pub struct $name $(<$life>)? {
             $($(#[$fdoc])* pub $field: $type,)*
             $($(#[$tdoc])* pub $tail: $ttype,)*
@@ -299,8 +394,18 @@ macro_rules! fields {
             pub fn decode(header: &$($life)? [u8]) -> Result<Self, $crate::message::DecodeError> {
                 let mut fields = $crate::message::Fields::new(header);
                 Ok(Self {
-                    $($field: fields.take(concat!(stringify!($name), ".", stringify!($field)))?,)*
-                    $($tail: fields.take_or(concat!(stringify!($name), ".", stringify!($tail)), $default)?,)*
+                    $($field: {
+                        let what = concat!(stringify!($name), ".", stringify!($field));
+                        let value: $type = fields.take(what)?;
+                        $($crate::message::field::limited(&value, $longest, what)?;)?
+                        value
+                    },)*
+                    $($tail: {
+                        let what = concat!(stringify!($name), ".", stringify!($tail));
+                        let value: $ttype = fields.take_or(what, $default)?;
+                        $($crate::message::field::limited(&value, $tlongest, what)?;)?
+                        value
+                    },)*
                 })
             }
 

@@ -1,7 +1,7 @@
 //! HELLO and WELCOME: what both sides can, before anything else. spec §4.1, §4.2.
 
 use super::field::fields;
-use crate::{id::Run, limits};
+use crate::{id::Run, limits, message::field};
 
 /// The protocol version this build speaks.
 pub const VERSION: u16 = 1;
@@ -23,7 +23,7 @@ fields! {
         /// After how many silent seconds the sender will ping, and wants to be pinged; 0 for never.
         keep_alive_s: u32 = 60,
         /// What the sender is, for logs: `spile-client/0.1.0`.
-        software: &'a str = "",
+        software: &'a str [limits::SOFTWARE_BYTES] = "",
         /// The newest run of this principal's that the sender gave up, so that the server may forget it; zero for none.
         abandoned: Run = Run([0; 8]),
     }
@@ -46,22 +46,25 @@ fields! {
         /// After how many silent seconds the server gives the session up; 0 for never.
         idle_timeout_s: u32 = 0,
         /// Who the session is.
-        principal: &'a str = "",
+        principal: &'a str [limits::NAME_BYTES] = "",
         /// In which tenant.
-        tenant: &'a str = "",
+        tenant: &'a str [limits::TENANT_BYTES] = "",
         /// The server's proof that it knows the device key; empty otherwise.
-        proof: &'a [u8] = <&[u8]>::default(),
+        #[serde(serialize_with = "field::hex")]
+        proof: &'a [u8] [limits::PROOF_BYTES] = <&[u8]>::default(),
         /// Lanes that may be open.
         lanes: u32 = limits::LANES,
         /// Routes that may be bound.
         routes: u32 = limits::ROUTES,
         /// The longest payload of one event.
-        payload_max: u32 = 0,
+        payload_max: u32 = limits::PAYLOAD_DEFAULT,
         /// What the server is, for logs.
-        software: &'a str = "",
+        software: &'a str [limits::SOFTWARE_BYTES] = "",
         /// The session's number at this edge, as it stands in logs.
         session: u64 = 0,
         /// The edge's name.
-        edge: &'a str = "",
+        edge: &'a str [limits::NAME_BYTES] = "",
+        /// Bytes of chunks that may be sent and unacked, over all uploads.
+        chunk_bytes: u32 = limits::CREDIT_CHUNK_BYTES,
     }
 }

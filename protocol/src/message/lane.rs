@@ -2,22 +2,23 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::field::{List, fields};
+use super::field::{self, List, fields};
 use crate::{
     code::Code,
     id::{LaneId, Number, Position, RouteId, Version},
+    limits,
 };
 
 fields! {
     /// From the client: this lane carries that key, and this is my first unacked number.
     Lane<'a> {
-        /// The client's number for the lane; 0 is its own key.
+        /// The client's number for the lane; 0 is its own id's.
         lane: LaneId,
         /// The first number it has not heard an ack of: the number of the next event on the lane.
         first_unacked: Number,
         ;
         /// The key; `None` for the client's own id.
-        key: Option<&'a str> = None,
+        key: Option<&'a str> [limits::KEY_BYTES] = None,
         /// Goes before other lanes.
         urgent: bool = false,
     }
@@ -51,6 +52,7 @@ pub struct Receipt {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct OpenUpload {
     /// The client's id for it.
+    #[serde(serialize_with = "field::hex")]
     pub id: [u8; 16],
     /// Bytes that are stored.
     pub stored_offset: u64,
@@ -65,7 +67,7 @@ fields! {
         last: Option<Number>,
         ;
         /// The worker that holds the key: the first half of its positions.
-        worker: &'a str = "",
+        worker: &'a str [limits::NAME_BYTES] = "",
         /// Numbers from the one named on, one window at most, that were refused.
         refused: List<'a, Refused> = List::default(),
         /// With receipts: the numbers from the one named on that were stored.
@@ -85,13 +87,13 @@ fields! {
         /// Which lane its events take.
         lane: LaneId,
         /// What they are about.
-        topic: &'a str,
+        topic: &'a str [limits::TOPIC_BYTES],
         ;
         /// What the payload is; empty for not said.
-        content_type: &'a str = "",
+        content_type: &'a str [limits::CONTENT_TYPE_BYTES] = "",
         /// The payload's schema number; 0 for none.
         schema: u32 = 0,
         /// How the payload is encoded (`zstd`); the bus never looks inside.
-        encoding: &'a str = "",
+        encoding: &'a str [limits::CONTENT_TYPE_BYTES] = "",
     }
 }

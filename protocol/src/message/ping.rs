@@ -1,7 +1,7 @@
 //! PING and GOAWAY: still there, and leaving. spec §4.4, §4.5.
 
 use super::field::fields;
-use crate::code::Code;
+use crate::{code::Code, limits};
 
 fields! {
     /// Are you there; answered with the same number and `answer` set.
@@ -23,6 +23,6 @@ fields! {
         /// When to come back; 0 for at once.
         retry_after_ms: u32 = 0,
         /// For people.
-        detail: &'a str = "",
+        detail: &'a str [limits::DETAIL_BYTES] = "",
     }
 }

@@ -2,8 +2,11 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::field::{List, fields};
-use crate::id::{Position, SubscriptionId, Version};
+use super::field::{Fits, List, fields};
+use crate::{
+    id::{Position, SubscriptionId, Version},
+    limits,
+};
 
 /// What is asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -33,6 +36,21 @@ pub enum Source<'a> {
         /// The most bytes of one delivery.
         max_bytes: u32,
     },
+    /// The client's own inbox, behind its cursor; a SETTLE that says done moves the cursor.
+    Inbox,
+}
+
+impl Fits for Source<'_> {
+    fn fits(&self, longest: usize) -> bool {
+        match self {
+            Self::Filter { filter, key, from } => {
+                filter.len() <= limits::TOPIC_BYTES && key.fits(longest) && from.fits(longest)
+            }
+            Self::Stream { key, .. } => key.len() <= longest,
+            Self::Group { name, .. } => name.len() <= limits::NAME_BYTES,
+            Self::Inbox => true,
+        }
+    }
 }
 
 /// Where a subscription by filter begins.
@@ -46,6 +64,15 @@ pub enum From<'a> {
     Time(u64),
     /// At a position of each worker; a worker that is not named is refused.
     Positions(#[serde(borrow)] List<'a, At<'a>>),
+}
+
+impl Fits for From<'_> {
+    fn fits(&self, _: usize) -> bool {
+        match self {
+            Self::Start | Self::End | Self::Time(_) => true,
+            Self::Positions(list) => list.fits(limits::POSITIONS_BYTES),
+        }
+    }
 }
 
 /// A position of one worker.
@@ -63,7 +90,7 @@ fields! {
         /// The client's number for it.
         subscription: SubscriptionId,
         /// What is asked for.
-        source: Source<'a>,
+        source: Source<'a> [limits::KEY_BYTES],
         /// Events that may be delivered and not settled.
         events: u32,
         /// Bytes of payload that may be delivered and not settled.
@@ -100,10 +127,10 @@ fields! {
         /// What became of it.
         outcome: Outcome,
         ;
-        /// How many of the delivery's events, from its first; 0 for all.
+        /// How many of the delivery's unsettled events, from the first of them; 0 for all.
         events: u32 = 0,
         /// Why, for a dead letter.
-        reason: &'a str = "",
+        reason: &'a str [limits::DETAIL_BYTES] = "",
     }
 }
 

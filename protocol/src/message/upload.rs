@@ -2,7 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::field::{DecodeError, Fields, Full, List, Writer, fields};
+use super::field::{self, DecodeError, Fields, Full, List, Writer, fields};
+use crate::limits;
 
 /// A name and a value of an upload's metadata.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -19,18 +20,19 @@ fields! {
         /// The session's number for it.
         upload: u32,
         /// The client's id for it, the same when it goes on.
+        #[serde(serialize_with = "field::hex")]
         id: [u8; 16],
         /// Bytes of the whole.
         size: u64,
         ;
         /// Under which key; `None` for the client's own id.
-        key: Option<&'a str> = None,
+        key: Option<&'a str> [limits::KEY_BYTES] = None,
         /// Its name; revisions count under key and name.
-        name: &'a str = "",
+        name: &'a str [limits::BLOB_NAME_BYTES] = "",
         /// What it is.
-        content_type: &'a str = "",
+        content_type: &'a str [limits::CONTENT_TYPE_BYTES] = "",
         /// More about it.
-        meta: List<'a, Meta<'a>> = List::default(),
+        meta: List<'a, Meta<'a>> [limits::META_BYTES] = List::default(),
     }
 }
 
@@ -45,20 +47,21 @@ fields! {
         /// Counted up each time the upload is opened; the newest one writes.
         epoch: u32 = 0,
         /// Set when it is sealed: its blob's id.
-        blob: &'a str = "",
+        blob: &'a str [limits::NAME_BYTES] = "",
         /// Set when it is sealed: its revision.
         revision: u64 = 0,
     }
 }
 
 /// A part of an upload; hot, a fixed layout.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct Chunk<'a> {
     /// The session's number for the upload.
     pub upload: u32,
     /// Where the part begins.
     pub offset: u64,
     /// The part.
+    #[serde(serialize_with = "field::hex")]
     pub payload: &'a [u8],
 }
 
@@ -96,13 +99,14 @@ fields! {
         /// Bytes of the whole.
         size: u64,
         /// BLAKE3 of the whole.
+        #[serde(serialize_with = "field::hex")]
         blake3: [u8; 32],
         ;
     }
 }
 
 fields! {
-    /// From the client: forget the upload and what was sent of it.
+    /// From the client: forget the upload and what was sent of it. From the server: that is done.
     Abort {
         /// The session's number for the upload.
         upload: u32,

@@ -2,11 +2,18 @@
 //!
 //! What a session, a link or a log does lives in the other crates. Start with [`config`], then `roles`.
 
+pub mod admin;
 pub mod certs;
+pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod data;
 pub mod durable;
+pub mod health;
 pub mod logs;
+pub mod metrics;
 pub mod names;
+pub mod roles;
+pub mod signals;
+pub mod start;
 pub mod tls;

@@ -249,13 +249,15 @@ fn host(name: &str) -> Option<SanType> {
     }
 }
 
-/// An alternative name as its bytes in a certificate.
+/// An alternative name as its bytes in a certificate; only the kinds that [`Kind`] makes.
 fn written(name: &SanType) -> Option<Vec<u8>> {
-    match name {
-        SanType::DnsName(text) | SanType::URI(text) => Some(text.as_str().as_bytes().to_vec()),
-        SanType::IpAddress(std::net::IpAddr::V4(address)) => Some(address.octets().to_vec()),
-        SanType::IpAddress(std::net::IpAddr::V6(address)) => Some(address.octets().to_vec()),
-        _ => None,
+    if let SanType::DnsName(text) | SanType::URI(text) = name {
+        return Some(text.as_str().as_bytes().to_vec());
+    }
+    let SanType::IpAddress(address) = name else { return None };
+    match address {
+        std::net::IpAddr::V4(address) => Some(address.octets().to_vec()),
+        std::net::IpAddr::V6(address) => Some(address.octets().to_vec()),
     }
 }
 

@@ -109,6 +109,14 @@ pub(super) fn of_variable(name: &str) -> Option<&'static str> {
     short.or_else(|| KEYS.iter().map(|key| key.path).find(|path| variable(path) == name))
 }
 
+/// The variable that a mistyped one is meant to be, if it is near one.
+pub(super) fn meant_variable(name: &str) -> Option<String> {
+    let typed = name.strip_prefix("SPILED_")?;
+    let known: Vec<String> = KEYS.iter().map(|key| variable(key.path)).collect();
+    let known = known.iter().filter_map(|name| name.strip_prefix("SPILED_"));
+    nearest(typed, known).map(|near| format!("SPILED_{near}"))
+}
+
 pub(super) fn is_other_variable(name: &str) -> bool {
     OTHER.contains(&name)
 }
@@ -166,5 +174,13 @@ mod tests {
         }
         assert_eq!(of_variable("SPILED_LISTEN"), Some("listen.address"));
         assert_eq!(of_variable("SPILED_NONSENSE"), None);
+    }
+
+    #[test]
+    fn a_mistyped_variable_is_seen_and_a_clusters_own_is_let_be() {
+        assert_eq!(meant_variable("SPILED_DATE").as_deref(), Some("SPILED_DATA"));
+        for theirs in ["SPILED_PORT", "SPILED_SERVICE_HOST", "SPILED_PORT_7450_TCP_ADDR"] {
+            assert_eq!(meant_variable(theirs), None, "{theirs}");
+        }
     }
 }

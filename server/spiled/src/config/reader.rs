@@ -105,9 +105,11 @@ impl Reader {
                 continue;
             }
             let source = Source::Environment(name.clone());
-            match keys::of_variable(name) {
-                Some(path) => drop(self.over.insert(path, (source, value.clone()))),
-                None => self.wrong(source, "", unknown_variable(name)),
+            match (keys::of_variable(name), keys::meant_variable(name)) {
+                (Some(path), _) => drop(self.over.insert(path, (source, value.clone()))),
+                (None, Some(near)) => self.wrong(source, "", unknown_variable(&near)),
+                // Others name variables too: a cluster gives SPILED_PORT to all beside a service `spiled`.
+                (None, None) => {}
             }
         }
         for (flag, path, value) in &overrides.flags {
@@ -298,13 +300,8 @@ fn unknown_key(path: &str) -> Wrong {
     ("unknown key".to_owned(), remedy)
 }
 
-fn unknown_variable(name: &str) -> Wrong {
-    let known: Vec<String> = keys::KEYS.iter().map(|key| keys::variable(key.path)).collect();
-    let remedy = match keys::nearest(name, known.iter().map(String::as_str)) {
-        Some(near) => format!("did you mean {near}?"),
-        None => "unset it".to_owned(),
-    };
-    ("no key has this variable".to_owned(), remedy)
+fn unknown_variable(near: &str) -> Wrong {
+    ("no key has this variable".to_owned(), format!("did you mean {near}?"))
 }
 
 fn other_role(roles: &[RoleName], role: RoleName) -> Wrong {

@@ -189,7 +189,7 @@ impl Acceptor {
     fn judge<IO>(&self, stream: TlsStream<IO>, now: u64) -> Result<Accepted<IO>, AcceptError> {
         let (_, connection) = stream.get_ref();
         let resumed = connection.handshake_kind() == Some(HandshakeKind::Resumed);
-        if resumed && !origin(connection).is_some_and(|at| now.saturating_sub(at) <= ORIGIN_MAX) {
+        if resumed && origin(connection).is_none_or(|at| now.saturating_sub(at) > ORIGIN_MAX) {
             return Err(AcceptError::StaleOrigin);
         }
         let leaf = connection.peer_certificates().and_then(|chain| chain.first());

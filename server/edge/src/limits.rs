@@ -2,8 +2,6 @@
 
 use std::time::Duration;
 
-/// Connections that have not proven who they are. At the cap: the oldest goes.
-pub const HALF_OPEN: usize = 4096;
 /// Live sessions. At the cap: a new one is told BUSY and when to come back.
 pub const SESSIONS: usize = 65_536;
 /// What is collected before one write to the peer, in bytes. At the cap: the rest waits where it is, in the log or in
@@ -14,10 +12,6 @@ pub const READ: usize = 64 * 1024;
 /// Reads worked off in one turn before other sessions have theirs.
 pub const READS_A_TURN: usize = 4;
 
-/// Until a ClientHello is whole. After it: the connection is cut.
-pub const HELLO: Duration = Duration::from_secs(5);
-/// Until TLS is established and AUTH is there. After it: the session is cut.
-pub const AUTH: Duration = Duration::from_secs(30);
 /// How long a session that was told to go may still read what is on its way to it.
 pub const LINGER: Duration = Duration::from_secs(2);
 /// When a lane whose worker is away is worth opening again, in milliseconds; the client adds its own jitter.

@@ -1,0 +1,181 @@
+//! Who may come, as the registry says: what an edge knows of principals, in memory, and how it hears of changes.
+//!
+//! The registry's truth is in a worker's log. All-in-one hands its own copy in; an edge of a split deployment keeps a
+//! [`Copy`] that the link to the worker of `$registry` feeds. Invariant: nobody is authenticated from anything else.
+
+use std::collections::HashMap;
+use std::sync::{PoisonError, RwLock};
+
+use spile_protocol::{id::Role, message, time::Millis};
+use tokio::sync::watch;
+
+/// What is known of a principal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Entry {
+    /// As what it may come.
+    pub role: Role,
+    /// SHA-256 of its device key; `None` where it has none.
+    pub key_hash: Option<[u8; 32]>,
+    /// It may not come any more.
+    pub revoked: bool,
+    /// Until when it may come, in milliseconds since 1970; 0 for ever.
+    pub expires_ms: u64,
+}
+
+impl Entry {
+    /// Is it still before the end?
+    #[must_use]
+    pub const fn lasts(&self, now: Millis) -> bool {
+        self.expires_ms == 0 || now.0 < self.expires_ms
+    }
+}
+
+/// What authentication asks.
+pub trait Registry: Send + Sync {
+    /// What is known of `principal` in `tenant`.
+    fn lookup(&self, tenant: &str, principal: &str) -> Option<Entry>;
+    /// Has there been word from the registry's worker recently enough to trust this?
+    fn is_fresh(&self, now: Millis) -> bool;
+    /// Counts up with each change, so that live sessions can be looked at again.
+    fn changes(&self) -> watch::Receiver<u64>;
+}
+
+/// A copy that a link feeds.
+#[derive(Debug)]
+pub struct Copy {
+    entries: RwLock<Entries>,
+    changes: watch::Sender<u64>,
+    max_age_ms: u64,
+}
+
+/// By tenant and name.
+type Known = HashMap<(Box<str>, Box<str>), Entry>;
+
+#[derive(Debug, Default)]
+struct Entries {
+    heard: Option<Millis>,
+    upto: u64,
+    known: Known,
+    /// A whole copy on its way: it takes the place of what is known when it is complete.
+    coming: Option<Known>,
+}
+
+impl Copy {
+    /// An empty copy, which is not fresh until it is fed. What is older than `max_age_ms` is not trusted.
+    #[must_use]
+    pub fn new(max_age_ms: u64) -> Self {
+        Self { entries: RwLock::default(), changes: watch::Sender::new(0), max_age_ms }
+    }
+
+    /// The position of the last record this rests on, once a whole copy is there.
+    #[must_use]
+    pub fn upto(&self) -> Option<u64> {
+        let entries = self.entries.read().unwrap_or_else(PoisonError::into_inner);
+        entries.heard.map(|_| entries.upto)
+    }
+
+    /// Takes what the registry's worker says; true when the copy is complete up to what it said.
+    pub fn apply(&self, now: Millis, said: &message::Registry<'_>) -> bool {
+        let mut entries = self.entries.write().unwrap_or_else(PoisonError::into_inner);
+        if said.whole {
+            entries.coming = Some(Known::new());
+        }
+        for entry in said.entries.iter() {
+            let name = (Box::from(entry.tenant), Box::from(entry.principal));
+            let Entries { known, coming, .. } = &mut *entries;
+            coming.as_mut().unwrap_or(known).insert(name, Entry::from(&entry));
+        }
+        if said.more {
+            return false;
+        }
+        if let Some(whole) = entries.coming.take() {
+            entries.known = whole;
+        }
+        (entries.upto, entries.heard) = (said.upto, Some(now));
+        drop(entries);
+        self.changes.send_modify(|changes| *changes += 1);
+        true
+    }
+
+    /// The link is alive, so that what is known is still the newest.
+    pub fn heard(&self, now: Millis) {
+        let mut entries = self.entries.write().unwrap_or_else(PoisonError::into_inner);
+        if let Some(heard) = &mut entries.heard {
+            *heard = now.max(*heard);
+        }
+    }
+}
+
+impl From<&message::Entry<'_>> for Entry {
+    fn from(entry: &message::Entry<'_>) -> Self {
+        let &message::Entry { role, key_hash, revoked, expires_ms, .. } = entry;
+        Self { role, key_hash, revoked, expires_ms }
+    }
+}
+
+impl Registry for Copy {
+    fn lookup(&self, tenant: &str, principal: &str) -> Option<Entry> {
+        let entries = self.entries.read().unwrap_or_else(PoisonError::into_inner);
+        entries.known.get(&(Box::from(tenant), Box::from(principal))).copied()
+    }
+
+    fn is_fresh(&self, now: Millis) -> bool {
+        let entries = self.entries.read().unwrap_or_else(PoisonError::into_inner);
+        entries.heard.is_some_and(|heard| now.0.saturating_sub(heard.0) <= self.max_age_ms)
+    }
+
+    fn changes(&self) -> watch::Receiver<u64> {
+        self.changes.subscribe()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use spile_protocol::message::List;
+
+    fn say(copy: &Copy, whole: bool, more: bool, upto: u64, names: &[(&str, bool)]) -> bool {
+        let mut room = [0; 512];
+        let entries = names.iter().map(|&(principal, revoked)| message::Entry {
+            tenant: "main",
+            principal,
+            role: Role::Device,
+            key_hash: None,
+            revoked,
+            expires_ms: 0,
+            later: &[],
+        });
+        let entries = List::encode(entries, &mut room).unwrap();
+        copy.apply(
+            Millis(1_000),
+            &message::Registry { upto, whole, entries, more, groups: List::default() },
+        )
+    }
+
+    #[test]
+    fn a_whole_copy_takes_the_others_place_only_when_it_is_complete() {
+        let copy = Copy::new(10);
+        assert!(!copy.is_fresh(Millis(1_000)));
+        assert!(say(&copy, true, false, 1, &[("a", false), ("b", false)]));
+        assert!(!say(&copy, true, true, 5, &[("a", true)]));
+        assert_eq!(copy.lookup("main", "a").map(|entry| entry.revoked), Some(false));
+        assert!(say(&copy, false, false, 5, &[("c", false)]));
+        assert_eq!(copy.lookup("main", "a").map(|entry| entry.revoked), Some(true));
+        assert_eq!(copy.lookup("main", "b"), None);
+        assert_eq!(copy.upto(), Some(5));
+    }
+
+    #[test]
+    fn a_change_is_told_and_an_old_copy_is_not_trusted() {
+        let copy = Copy::new(10);
+        let changes = copy.changes();
+        assert!(say(&copy, true, false, 1, &[("a", false)]));
+        assert!(changes.has_changed().unwrap());
+        assert!(say(&copy, false, false, 2, &[("a", true)]));
+        assert_eq!(copy.lookup("main", "a").map(|entry| entry.revoked), Some(true));
+        assert!(copy.lookup("other", "a").is_none());
+        assert!(copy.is_fresh(Millis(1_010)) && !copy.is_fresh(Millis(1_011)));
+        copy.heard(Millis(1_005));
+        assert!(copy.is_fresh(Millis(1_015)));
+    }
+}

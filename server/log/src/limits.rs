@@ -1,0 +1,51 @@
+//! Every cap of the log, in one place, with what happens at the cap.
+
+/// Bytes of the page at a segment's start that hold its header, twice. Nothing else is ever written there.
+pub const HEADER_PAGE: u64 = 4096;
+
+/// Caller's header bytes in one record. Longer: `AppendError::TooLarge`.
+pub const HEAD_BYTES_MAX: usize = 16 * 1024;
+
+/// Payload bytes in one record. Longer: `AppendError::TooLarge`.
+pub const PAYLOAD_BYTES_MAX: usize = 16 * 1024 * 1024;
+
+/// Payloads of this many bytes or more go to the disk from the caller's buffer; smaller ones are copied, so that a small record
+/// does not pin a large buffer.
+pub const COPY_BELOW: usize = 1024;
+
+/// Records one call of `append` may carry. More: `AppendError::TooLarge`.
+pub const CALL_RECORDS_MAX: usize = 1 << 20;
+
+/// Entries of the per-stream index of one segment. At the cap the segment is sealed and the next begins: this bounds the memory
+/// of the open segment's index to 32 MiB.
+pub const INDEX_ENTRIES_MAX: usize = 1 << 20;
+
+/// Bytes between two marks (position, time, offset) of a segment.
+pub const MARK_EVERY: u64 = 64 * 1024;
+
+/// Largest data of one segment: offsets in its index are 32 bits. A batch that would pass it goes to the next segment.
+pub const SEGMENT_BYTES_MAX: u64 = 3 << 30;
+
+/// Largest queue of appends that wait: a batch is one queue, and has a 32-bit length.
+pub const QUEUE_BYTES_MAX: usize = 1 << 30;
+
+/// Buffers given to one vectored write; more are written by further calls.
+pub const IOVECS_MAX: usize = 512;
+
+/// Zero-filled bytes ahead of the end that are topped up while the disk is idle.
+pub const PREFILL_BYTES: u64 = 256 * 1024;
+
+/// When fewer zero-filled bytes than this are left, and nobody waits, more are filled.
+pub const PREFILL_LOW: u64 = 64 * 1024;
+
+/// Torn tails kept aside. At the cap the oldest is removed.
+pub const TORN_KEPT: usize = 8;
+
+/// Snapshots kept. Older ones are removed once a newer one is synced.
+pub const SNAPSHOTS_KEPT: usize = 2;
+
+/// Damages remembered by health. Further ones are only counted.
+pub const DAMAGES_MAX: usize = 1024;
+
+/// Bytes one read of a block asks for at the most (a single larger record is still read whole).
+pub const BLOCK_BYTES_MAX: usize = 8 * 1024 * 1024;

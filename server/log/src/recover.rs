@@ -1,0 +1,644 @@
+//! From whatever a crash left to a log that is true: nothing that was proven synced is dropped without a word.
+//!
+//! Each step leaves a folder that the next start understands, so recovery can be killed anywhere and run again (log §10).
+
+use std::sync::{Arc, Mutex, Weak};
+
+use crate::build::{Builder, MakeError, Seal};
+use crate::copy::{Copied, Source, copy};
+use crate::disk::{Disk, read_exact, write_whole};
+use crate::error::{At, DiskError, OpenError};
+use crate::format::footer::{GapRow, PAGE, Trailer};
+use crate::format::header::{COPIED, Header, HeaderError, REWRITTEN};
+use crate::format::{crc, narrow, wide};
+use crate::health::{Damage, DamageKind};
+use crate::limits::{HEADER_PAGE, TORN_KEPT};
+use crate::mark::WatermarkFile;
+use crate::scan::{Bounds, Scan, Window, scan};
+use crate::segment::{Index, Lookup, Open, OpenFile, Segment, file_name, id_of};
+use crate::writer::discard;
+use crate::{Position, Recovered, TornTail};
+
+/// The open segment of a log whose damage waits for an operator.
+#[derive(Debug)]
+pub(crate) struct Waiting {
+    /// `None` when its header can't be read.
+    pub(crate) segment: Option<(Header, Arc<OpenFile>)>,
+    /// Its id.
+    pub(crate) id: u64,
+    pub(crate) base: u64,
+    pub(crate) proven: u64,
+    pub(crate) holes: Vec<(u64, u64)>,
+}
+
+/// What recovery found and made.
+pub(crate) struct Found {
+    pub(crate) index: Index,
+    pub(crate) build: Option<Builder>,
+    pub(crate) waiting: Option<Waiting>,
+    pub(crate) watermark: WatermarkFile,
+    pub(crate) recovered: Recovered,
+}
+
+/// One segment file as it was found.
+struct OnDisk {
+    id: u64,
+    file: Arc<OpenFile>,
+    header: Option<Header>,
+    trailer: Option<Trailer>,
+    file_bytes: u64,
+}
+
+/// Recovery at work.
+pub(crate) struct Recovery<'a> {
+    pub(crate) disk: &'a dyn Disk,
+    pub(crate) damages: Vec<Damage>,
+    pub(crate) resealed: Vec<String>,
+    pub(crate) torn: Option<TornTail>,
+    /// Mistakes made on purpose.
+    pub(crate) slips: crate::planted::Slips,
+}
+
+/// Recovers the log in `disk`.
+pub(crate) fn recover(disk: &dyn Disk, slips: crate::planted::Slips) -> Result<Found, OpenError> {
+    Recovery { disk, damages: Vec::new(), resealed: Vec::new(), torn: None, slips }.run()
+}
+
+impl Recovery<'_> {
+    fn run(mut self) -> Result<Found, OpenError> {
+        let names = self.disk.list().at("list", "the folder")?;
+        if !names.is_empty() {
+            // log §10: names that a killed process saw need not be on disk.
+            self.disk.sync_folder().at("sync", "the folder")?;
+        }
+        for tmp in names.iter().filter(|name| name.ends_with(".tmp")) {
+            self.disk.remove(tmp).at("remove", tmp)?;
+        }
+        let there = names.iter().any(|name| name == WatermarkFile::NAME);
+        let watermark = WatermarkFile::open(self.disk, there).at("open", WatermarkFile::NAME)?;
+        if watermark.one_bad {
+            self.damage(DamageKind::Watermark, WatermarkFile::NAME, 0, 0);
+        }
+        let mut ids: Vec<u64> = names.iter().filter_map(|name| id_of(name)).collect();
+        ids.sort_unstable();
+        let found = ids.into_iter().map(|id| self.look_at(id)).collect::<Result<Vec<_>, _>>()?;
+        let mut index = Index::default();
+        let floor = watermark.newest.floor;
+        let last = self.sealed(&found, floor, &mut index)?;
+        self.finish(index, last, watermark)
+    }
+
+    pub(crate) fn damage(&mut self, kind: DamageKind, file: &str, from: u64, to: u64) {
+        let accepted = false;
+        self.damages.push(Damage {
+            kind,
+            file: file.to_owned(),
+            from: from.into(),
+            to: to.into(),
+            accepted,
+        });
+    }
+
+    /// Reads both ends of a segment file.
+    fn look_at(&mut self, id: u64) -> Result<OnDisk, OpenError> {
+        let name = file_name(id);
+        let file = self.disk.open(&name).at("open", &name)?;
+        let file_bytes = file.bytes().at("measure", &name)?;
+        let mut page = vec![0_u8; PAGE];
+        let read = file.read_at(0, &mut page).at("read", &name)?;
+        page.truncate(read);
+        let header = match Header::decode_page(&page) {
+            Ok((header, both)) if header.id == id => {
+                if !both {
+                    self.damage(DamageKind::Header, &name, header.base, header.base);
+                }
+                Some(header)
+            }
+            Ok(_) | Err(HeaderError::Damaged) => None,
+            Err(HeaderError::Version(version)) => return Err(OpenError::Version { name, version }),
+        };
+        let mut trailer = None;
+        if let Some(header) = &header
+            && let Some(at) = file_bytes.checked_sub(wide(PAGE)).filter(|at| *at >= HEADER_PAGE)
+        {
+            let mut page = vec![0_u8; PAGE];
+            read_exact(&*file, at, &mut page).at("read the footer of", &name)?;
+            trailer = Trailer::decode(&page, crc(&[&header.salt]), file_bytes)
+                .filter(|trailer| trailer.id == id && trailer.base == header.base);
+        }
+        Ok(OnDisk { id, file: Arc::new(OpenFile(file)), header, trailer, file_bytes })
+    }
+
+    /// Takes all segments that are not written any more into the index; gives back the one that may be.
+    fn sealed(
+        &mut self,
+        found: &[OnDisk],
+        floor: u64,
+        index: &mut Index,
+    ) -> Result<Last, OpenError> {
+        let mut last = Last { end: floor, ..Last::default() };
+        for (n, one) in found.iter().enumerate() {
+            let successor = found.iter().skip(n + 1).find_map(|next| next.header.as_ref());
+            let follows = found.get(n + 1).is_some();
+            let Some(header) = &one.header else {
+                last = self.lost(one, successor, last, index);
+                continue;
+            };
+            self.join(header, &last);
+            if header.base > last.end {
+                self.damage(DamageKind::Segment, &file_name(one.id), last.end, header.base);
+            }
+            last.id = one.id;
+            last.open = None;
+            if let Some(trailer) = one.trailer.as_ref().filter(|_| !follows) {
+                self.seal_again(one, header, trailer.end, &mut last, index)?;
+            } else if let Some(trailer) = &one.trailer {
+                last.after(trailer.end, trailer.last_time, one.id, trailer.kept_hash);
+                index.sealed.push(Arc::new(segment(one, header, trailer)));
+            } else if let Some(next) = successor {
+                self.unsealed(one, header, next, &mut last, index)?;
+            } else if follows {
+                // What follows can't be read: where this one ends is not known, it is walked to its end.
+                self.unsealed_to(one, header, None, false, &mut last, index)?;
+            } else {
+                last.end = header.base;
+                last.open = Some((header.clone(), one.file.clone()));
+            }
+        }
+        Ok(last)
+    }
+
+    /// log §3: a segment names the hash of the one before it.
+    fn join(&mut self, header: &Header, last: &Last) {
+        if last.named && header.prev_id == last.id && header.prev_hash != last.hash {
+            self.damage(DamageKind::Chain, &file_name(header.id), header.base, header.base);
+        }
+    }
+
+    /// A segment whose header can't be read.
+    fn lost(
+        &mut self,
+        one: &OnDisk,
+        successor: Option<&Header>,
+        last: Last,
+        index: &mut Index,
+    ) -> Last {
+        let end = successor.map_or(last.end, |next| next.base).max(last.end);
+        let next =
+            Last { id: one.id, lost: successor.is_none(), end, named: false, open: None, ..last };
+        if successor.is_some() {
+            self.damage(DamageKind::Segment, &file_name(one.id), last.end, end);
+            index.sealed.push(Arc::new(lost_segment(one, last.end, end, last.time)));
+        }
+        next
+    }
+
+    /// A segment without a footer that another follows: recovery was killed before it sealed it, or the footer is damaged.
+    fn unsealed(
+        &mut self,
+        one: &OnDisk,
+        header: &Header,
+        next: &Header,
+        last: &mut Last,
+        index: &mut Index,
+    ) -> Result<(), OpenError> {
+        let ours = next.flags & COPIED != 0 && next.prev_id != one.id && next.base == header.base;
+        if ours {
+            // log §10: all of it was copied; what is left of it is not needed.
+            self.disk.remove(&file_name(one.id)).at("remove", &file_name(one.id))?;
+            self.disk.sync_folder().at("sync the folder of", &file_name(one.id))?;
+            return Ok(());
+        }
+        let interrupted = next.flags & COPIED != 0 && next.prev_id == one.id;
+        self.unsealed_to(one, header, Some(next.base), interrupted, last, index)
+    }
+
+    fn unsealed_to(
+        &mut self,
+        one: &OnDisk,
+        header: &Header,
+        limit: Option<u64>,
+        interrupted: bool,
+        last: &mut Last,
+        index: &mut Index,
+    ) -> Result<(), OpenError> {
+        let bounds = Bounds { limit, proven: 0, jumps: header.flags & REWRITTEN != 0 };
+        let scan = scan(&one.file, header, bounds)?;
+        let name = file_name(one.id);
+        for (from, to) in &scan.holes {
+            self.damage(DamageKind::Records, &name, *from, *to);
+        }
+        let hash = *scan.hash.finalize().as_bytes();
+        last.after(scan.end, scan.last_time, one.id, hash);
+        if interrupted && scan.holes.is_empty() {
+            let (trailer, _) = self.seal(header, &one.file, scan, &[])?;
+            self.resealed.push(name);
+            index.sealed.push(Arc::new(segment(one, header, &trailer)));
+        } else {
+            self.damage(DamageKind::Footer, &name, scan.end, scan.end);
+            index.sealed.push(Arc::new(scanned_segment(one, header, &scan)));
+        }
+        Ok(())
+    }
+
+    /// Cuts a segment where its scan ended and writes its footer.
+    pub(crate) fn seal(
+        &self,
+        header: &Header,
+        file: &Arc<OpenFile>,
+        scan: Scan,
+        gaps: &[GapRow],
+    ) -> Result<(Trailer, Builder), DiskError> {
+        let (end, marks, entries) = (scan.end, scan.marks.clone(), scan.entries.clone());
+        let build = builder(header, file, &scan);
+        let seal = Seal {
+            name: file_name(header.id),
+            end,
+            marks: &marks,
+            entries: &entries,
+            gaps,
+            kept_hash: None,
+        };
+        let trailer = build.seal(seal)?;
+        Ok((trailer, build))
+    }
+
+    /// log §10: nothing proves that the footer of the last segment is on disk, only that its records are. It is written again.
+    fn seal_again(
+        &mut self,
+        one: &OnDisk,
+        header: &Header,
+        end: u64,
+        last: &mut Last,
+        index: &mut Index,
+    ) -> Result<(), OpenError> {
+        self.unsealed_to(one, header, Some(end), true, last, index)
+    }
+
+    fn finish(
+        mut self,
+        mut index: Index,
+        last: Last,
+        watermark: WatermarkFile,
+    ) -> Result<Found, OpenError> {
+        let durable = watermark.newest.durable;
+        let mut found = Found {
+            index: Index::default(),
+            build: None,
+            waiting: None,
+            watermark,
+            recovered: Recovered::default(),
+        };
+        match last.open.clone() {
+            Some((header, file)) => {
+                self.open_segment(header, file, durable, &mut index, &mut found)?
+            }
+            None if last.lost || durable > last.end => {
+                self.wait_without(&last, durable, &mut index, &mut found)
+            }
+            None => {
+                let header = self.next_header(last.id, last.end, last.time, 0, last.hash)?;
+                let (build, _) = self.make(header, |_| Ok(Copied::default()))?;
+                (index.durable_end, index.last_time) = (build.end, build.last_time);
+                index.open = Some(Open::of(&build, Vec::new(), Vec::new()));
+                found.build = Some(build);
+            }
+        }
+        found.recovered.watermark = found.recovered.watermark.max(durable.into());
+        self.tell(&mut index, &mut found);
+        found.index = index;
+        Ok(found)
+    }
+
+    fn tell(self, index: &mut Index, found: &mut Found) {
+        let recovered = &mut found.recovered;
+        recovered.start = index.start().into();
+        recovered.end = index.durable_end.into();
+        recovered.generation = 1;
+        recovered.segments = index.sealed.len() + usize::from(index.open.is_some());
+        recovered.damages = self.damages;
+        recovered.resealed = self.resealed;
+        recovered.torn = self.torn;
+        if let Some(waiting) = &found.waiting {
+            let from = waiting.holes.iter().map(|hole| hole.0).min().unwrap_or(waiting.proven);
+            let to = waiting.holes.iter().map(|hole| hole.1).max().unwrap_or(waiting.proven);
+            recovered.waiting = Some(from.into()..to.into());
+        }
+    }
+
+    /// What is proven is lost and there is no segment to look into.
+    fn wait_without(&mut self, last: &Last, durable: u64, index: &mut Index, found: &mut Found) {
+        let end = durable.max(last.end);
+        self.damage(DamageKind::Segment, &file_name(last.id), last.end, end);
+        (index.durable_end, index.last_time) = (end, last.time);
+        let holes = vec![(last.end, end)];
+        found.waiting =
+            Some(Waiting { segment: None, id: last.id, base: last.end, proven: end, holes });
+    }
+
+    /// The segment that was being written when the log stopped.
+    fn open_segment(
+        &mut self,
+        header: Header,
+        file: Arc<OpenFile>,
+        durable: u64,
+        index: &mut Index,
+        found: &mut Found,
+    ) -> Result<(), OpenError> {
+        let bounds = Bounds { limit: None, proven: durable, jumps: false };
+        let scan = scan(&file, &header, bounds)?;
+        found.recovered.watermark = scan.proven.into();
+        if !scan.holes.is_empty() {
+            self.wait(header, file, scan, index, found);
+            return Ok(());
+        }
+        self.settle(&header, &file, scan, index, found)?;
+        Ok(())
+    }
+
+    fn wait(
+        &mut self,
+        header: Header,
+        file: Arc<OpenFile>,
+        scan: Scan,
+        index: &mut Index,
+        found: &mut Found,
+    ) {
+        let name = file_name(header.id);
+        for (from, to) in &scan.holes {
+            self.damage(DamageKind::Records, &name, *from, *to);
+        }
+        let one = OnDisk {
+            id: header.id,
+            file: file.clone(),
+            header: None,
+            trailer: None,
+            file_bytes: scan.data_end,
+        };
+        // Only what is proven can be read until then.
+        let mut segment = scanned_segment(&one, &header, &scan);
+        segment.end = scan.proven;
+        (index.durable_end, index.last_time) = (scan.proven, scan.last_time);
+        index.sealed.push(Arc::new(segment));
+        found.waiting = Some(Waiting {
+            id: header.id,
+            base: header.base,
+            proven: scan.proven,
+            holes: scan.holes,
+            segment: Some((header, file)),
+        });
+    }
+
+    /// Makes what was read of the open segment true on disk, and a segment to write on.
+    pub(crate) fn settle(
+        &mut self,
+        header: &Header,
+        file: &Arc<OpenFile>,
+        scan: Scan,
+        index: &mut Index,
+        found: &mut Found,
+    ) -> Result<(), OpenError> {
+        self.keep_torn(header, file, &scan)?;
+        found.recovered.unproven = scan.end.saturating_sub(scan.proven);
+        if (scan.proven >= scan.end || self.slips.trusts_the_tail()) && scan.holes.is_empty() {
+            self.cut(header, file, &scan)?;
+            let build = builder(header, file, &scan);
+            (index.durable_end, index.last_time) = (build.end, build.last_time);
+            index.open = Some(Open::of(&build, scan.marks, scan.entries));
+            found.build = Some(build);
+            return Ok(());
+        }
+        self.move_tail(header, file, &scan, index, found)?;
+        let (end, floor) = (index.durable_end, found.watermark.newest.floor);
+        found.watermark.write(end, floor).at("write", WatermarkFile::NAME)?;
+        Ok(())
+    }
+
+    fn cut(&self, header: &Header, file: &Arc<OpenFile>, scan: &Scan) -> Result<(), DiskError> {
+        let name = file_name(header.id);
+        if file.0.bytes().at("measure", &name)? == scan.data_end {
+            return Ok(());
+        }
+        file.0.truncate(scan.data_end).at("cut", &name)?;
+        file.0.sync().at("sync", &name)
+    }
+
+    /// log §10: what is not proven goes into a new segment at the same positions; then the old one is cut and sealed.
+    fn move_tail(
+        &mut self,
+        header: &Header,
+        file: &Arc<OpenFile>,
+        all: &Scan,
+        index: &mut Index,
+        found: &mut Found,
+    ) -> Result<(), OpenError> {
+        let proven = all.proven;
+        let bounds = Bounds { limit: Some(proven), proven, jumps: false };
+        let kept = scan(file, header, bounds)?;
+        let name = file_name(header.id);
+        let empty = proven == header.base && kept.holes.is_empty();
+        let hash = if empty { header.prev_hash } else { *kept.hash.finalize().as_bytes() };
+        let prev_id = if empty { header.prev_id } else { header.id };
+        let next = self.next_header(header.id, proven, kept.last_time, COPIED, hash)?;
+        let next = Header { prev_id, ..next };
+        let mut source = Source {
+            window: Window::new(&*file.0, name.clone())?,
+            name: name.clone(),
+            salt: header.salt,
+            seed: crc(&[&header.salt]),
+            from: kept.data_end,
+            to: if all.end > proven { all.data_end } else { kept.data_end },
+        };
+        let (build, copied) = self.make(next, |build| copy(&mut source, build, |_, _| true))?;
+        if empty {
+            self.disk.remove(&name).at("remove", &name)?;
+            self.disk.sync_folder().at("sync the folder of", &name)?;
+        } else {
+            let gaps: Vec<GapRow> = kept
+                .holes
+                .iter()
+                .map(|(from, to)| GapRow { from: *from, to: *to, damaged: true })
+                .collect();
+            let (trailer, sealed) = self.seal(header, file, kept, &gaps)?;
+            index.sealed.push(Arc::new(Segment::footed(&sealed, trailer, file)));
+        }
+        (index.durable_end, index.last_time) = (build.end, build.last_time);
+        index.open = Some(Open::of(&build, copied.marks, copied.entries));
+        found.build = Some(build);
+        Ok(())
+    }
+
+    fn next_header(
+        &self,
+        id: u64,
+        base: u64,
+        time: u64,
+        flags: u32,
+        hash: [u8; 32],
+    ) -> Result<Header, DiskError> {
+        let salt = self.disk.random().at("take random bytes for", "a segment")?;
+        let next = id.saturating_add(1);
+        Ok(Header {
+            flags,
+            id: next,
+            base: base.max(1),
+            time_floor: time,
+            salt,
+            prev_id: id,
+            prev_hash: hash,
+        })
+    }
+
+    /// Makes a segment durable, contents first, then its name.
+    pub(crate) fn make(
+        &self,
+        header: Header,
+        fill: impl FnOnce(&mut Builder) -> Result<Copied, MakeError>,
+    ) -> Result<(Builder, Copied), DiskError> {
+        let name = file_name(header.id);
+        let tmp = format!("{name}.tmp");
+        discard(self.disk, &tmp)?;
+        let mut build = Builder::create(self.disk, &tmp, header)?;
+        let copied = fill(&mut build)?;
+        build.disk_file().sync().at("sync", &tmp)?;
+        self.disk.rename(&tmp, &name).at("rename", &tmp)?;
+        self.disk.sync_folder().at("sync the folder of", &name)?;
+        Ok((build, copied))
+    }
+
+    /// log §10: a torn tail is kept aside before it is cut.
+    fn keep_torn(
+        &mut self,
+        header: &Header,
+        file: &Arc<OpenFile>,
+        scan: &Scan,
+    ) -> Result<(), OpenError> {
+        let Some((from, to)) = scan.torn else { return Ok(()) };
+        let name = format!("{:020}-{from:012}.torn", header.id);
+        let tmp = format!("{name}.tmp");
+        discard(self.disk, &tmp).map_err(DiskError::from)?;
+        let aside = self.disk.create(&tmp).at("create", &tmp)?;
+        let mut window = Window::new(&*file.0, file_name(header.id))?;
+        let mut at = from;
+        while at < to {
+            let bytes = window.get(at, narrow(to.saturating_sub(at)).min(1 << 20))?;
+            if bytes.is_empty() {
+                break;
+            }
+            write_whole(&*aside, at.saturating_sub(from), bytes).at("write", &tmp)?;
+            at = at.saturating_add(wide(bytes.len()));
+        }
+        aside.sync().at("sync", &tmp)?;
+        self.disk.rename(&tmp, &name).at("rename", &tmp)?;
+        self.forget_old_torn()?;
+        self.disk.sync_folder().at("sync the folder of", &name)?;
+        self.torn = Some(TornTail {
+            file: name,
+            bytes: to.saturating_sub(from),
+            at: Position::new(scan.end),
+        });
+        Ok(())
+    }
+
+    fn forget_old_torn(&self) -> Result<(), OpenError> {
+        let mut names = self.disk.list().at("list", "the folder")?;
+        names.retain(|name| name.ends_with(".torn"));
+        names.sort_unstable();
+        let spare = names.len().saturating_sub(TORN_KEPT);
+        for name in names.iter().take(spare) {
+            self.disk.remove(name).at("remove", name)?;
+        }
+        Ok(())
+    }
+}
+
+/// What the segments so far lead to.
+#[derive(Clone, Default)]
+struct Last {
+    id: u64,
+    end: u64,
+    time: u64,
+    hash: [u8; 32],
+    /// `hash` is what the next one must name.
+    named: bool,
+    /// The last segment's header can't be read.
+    lost: bool,
+    open: Option<(Header, Arc<OpenFile>)>,
+}
+
+impl Last {
+    fn after(&mut self, end: u64, time: u64, id: u64, hash: [u8; 32]) {
+        (self.end, self.time, self.id, self.hash, self.named) = (end, time, id, hash, true);
+    }
+}
+
+/// The builder that goes on where a scan ended.
+pub(crate) fn builder(header: &Header, file: &Arc<OpenFile>, scan: &Scan) -> Builder {
+    Builder {
+        header: header.clone(),
+        file: file.clone(),
+        seed: crc(&[&header.salt]),
+        offset: scan.data_end,
+        end: scan.end,
+        prev_tag: scan.prev_tag,
+        hash: scan.hash.clone(),
+        records: scan.records,
+        first_time: scan.first_time,
+        last_time: scan.last_time,
+        marked: scan.marks.last().map_or(0, |mark| u64::from(mark.offset)),
+    }
+}
+
+fn segment(one: &OnDisk, header: &Header, trailer: &Trailer) -> Segment {
+    Segment {
+        id: one.id,
+        base: trailer.base,
+        end: trailer.end,
+        data_end: trailer.data_end,
+        first_time: trailer.first_time,
+        last_time: trailer.last_time,
+        salt: header.salt,
+        seed: crc(&[&header.salt]),
+        flags: header.flags,
+        file_bytes: trailer.file_bytes(),
+        lookup: Lookup::Footer(trailer.clone()),
+        lost: false,
+        file: Mutex::new(Weak::new()),
+    }
+}
+
+fn scanned_segment(one: &OnDisk, header: &Header, scan: &Scan) -> Segment {
+    Segment {
+        id: one.id,
+        base: header.base,
+        end: scan.end,
+        data_end: scan.data_end,
+        first_time: scan.first_time,
+        last_time: scan.last_time,
+        salt: header.salt,
+        seed: crc(&[&header.salt]),
+        flags: header.flags,
+        file_bytes: one.file_bytes,
+        lookup: Lookup::Scanned { marks: Arc::new(scan.marks.clone()) },
+        lost: false,
+        file: Mutex::new(Weak::new()),
+    }
+}
+
+fn lost_segment(one: &OnDisk, base: u64, end: u64, time: u64) -> Segment {
+    Segment {
+        id: one.id,
+        base,
+        end,
+        data_end: HEADER_PAGE,
+        first_time: time,
+        last_time: time,
+        salt: [0; 32],
+        seed: 0,
+        flags: 0,
+        file_bytes: one.file_bytes,
+        lookup: Lookup::Scanned { marks: Arc::new(Vec::new()) },
+        lost: true,
+        file: Mutex::new(Weak::new()),
+    }
+}

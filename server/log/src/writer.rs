@@ -1,0 +1,307 @@
+//! The one writer: it takes all that waits, writes it once, syncs once, and only then moves the durable end.
+//!
+//! Runs on its own thread (`crate::thread`) or on the caller's (`Log::pump`). The invariant: `published` is never ahead of a
+//! sync that returned.
+
+use std::sync::Arc;
+
+use crate::build::{Added, Builder, MakeError, Seal};
+use crate::disk::{Disk, DiskFile, is_full};
+use crate::error::{At, DiskError};
+use crate::format::header::Header;
+use crate::format::{crc, wide};
+use crate::limits::{INDEX_ENTRIES_MAX, PREFILL_BYTES, PREFILL_LOW, SEGMENT_BYTES_MAX};
+use crate::queue::Pending;
+use crate::segment::{Lookup, Open, Recent, Segment};
+use crate::shared::Shared;
+use crate::{State, lock};
+
+/// What only the writer knows.
+#[derive(Debug)]
+pub(crate) struct Writer {
+    pub(crate) build: Builder,
+    /// The footer is written and synced; the next segment is not there yet.
+    pub(crate) sealed: bool,
+    /// Zero-filled and synced up to here.
+    pub(crate) filled: u64,
+    /// Room for `append_reserved` alone.
+    pub(crate) reserve: Option<Arc<dyn DiskFile>>,
+    /// A batch was written since the last [`Writer::tend_idle`].
+    pub(crate) busy: bool,
+}
+
+/// Why a batch was not stored.
+enum Refused {
+    /// No room: cut back and take less.
+    Full(DiskError),
+    /// Nobody knows what the disk has.
+    Poisoned(DiskError),
+}
+
+impl From<MakeError> for Refused {
+    fn from(error: MakeError) -> Self {
+        match error {
+            MakeError::Disk(error) if is_full(&error.source) => Self::Full(error),
+            MakeError::Disk(error) | MakeError::Sync(error) => Self::Poisoned(error),
+        }
+    }
+}
+
+impl Writer {
+    pub(crate) fn new(build: Builder, reserve: Option<Arc<dyn DiskFile>>) -> Self {
+        let filled = build.offset;
+        Self { build, sealed: false, filled, reserve, busy: false }
+    }
+
+    /// One group commit. Says whether there was anything to write.
+    pub(crate) fn pump(&mut self, shared: &Shared) -> bool {
+        let Some(mut batch) = lock(&shared.queue).take() else { return false };
+        self.busy = true;
+        match self.commit(shared, &mut batch) {
+            Ok(()) => {}
+            Err(Refused::Full(error)) => self.cut_back(shared, &error),
+            Err(Refused::Poisoned(error)) => shared.poison(&error),
+        }
+        batch.clear();
+        lock(&shared.queue).spare.get_or_insert(batch);
+        true
+    }
+
+    fn commit(&mut self, shared: &Shared, batch: &mut Pending) -> Result<(), Refused> {
+        self.make_room(shared, batch)?;
+        let synced_upto = self.build.end;
+        let tag = self.build.finish(batch, synced_upto);
+        let name = self.build.name();
+        self.build.write(batch).at("write", &name).map_err(MakeError::Disk)?;
+        // log §9: what is acknowledged was synced, by a sync that returned.
+        self.build.disk_file().sync().at("sync", &name).map_err(MakeError::Sync)?;
+        let added = self.build.advance(batch, tag);
+        self.filled = self.filled.max(self.build.offset);
+        self.publish(shared, batch, added);
+        Ok(())
+    }
+
+    /// Goes to the next segment when this one is full.
+    fn make_room(&mut self, shared: &Shared, batch: &mut Pending) -> Result<(), Refused> {
+        if !self.sealed && !self.wants_roll(shared, batch) {
+            return Ok(());
+        }
+        let full = lock(&shared.queue).state == State::Full;
+        let must = self.sealed
+            || self.build.offset.saturating_add(wide(batch.padded())) > SEGMENT_BYTES_MAX;
+        if full && !must {
+            // With the disk full the reserve is for records, not for footers: the segment grows a little past its size.
+            return Ok(());
+        }
+        self.roll(shared)?;
+        batch.resalt(self.build.seed);
+        Ok(())
+    }
+
+    fn wants_roll(&self, shared: &Shared, batch: &Pending) -> bool {
+        let entries = lock(&shared.index).open.as_ref().map_or(0, |open| open.entries.len());
+        let after = self.build.offset.saturating_add(wide(batch.padded()));
+        self.build.records > 0
+            && (self.build.offset >= shared.options.segment_bytes
+                || after > SEGMENT_BYTES_MAX
+                || entries >= INDEX_ENTRIES_MAX)
+    }
+
+    /// Seals this segment and begins the next.
+    fn roll(&mut self, shared: &Shared) -> Result<(), Refused> {
+        if !self.sealed {
+            self.seal(shared)?;
+        }
+        let header = Header {
+            flags: 0,
+            id: self.build.header.id.saturating_add(1),
+            base: self.build.end,
+            time_floor: self.build.last_time,
+            salt: shared
+                .disk
+                .random()
+                .at("take random bytes for", "a segment")
+                .map_err(MakeError::Disk)?,
+            prev_id: self.build.header.id,
+            prev_hash: self.build.digest(),
+        };
+        self.build = begin_segment(shared, header)?;
+        (self.sealed, self.filled) = (false, self.build.offset);
+        Ok(())
+    }
+
+    fn seal(&mut self, shared: &Shared) -> Result<(), Refused> {
+        // log §6: the footer comes after all it covers is synced, and every batch was.
+        let (marks, entries, file) = match lock(&shared.index).open.as_ref() {
+            Some(open) => (open.marks.clone(), open.entries.clone(), open.file.clone()),
+            None => return Ok(()),
+        };
+        let (name, end) = (self.build.name(), self.build.end);
+        let seal = Seal { name, end, marks: &marks, entries: &entries, gaps: &[], kept_hash: None };
+        let trailer = self.build.seal(seal)?;
+        let segment = Segment::footed(&self.build, trailer, &file);
+        let mut index = lock(&shared.index);
+        index.open = None;
+        index.sealed.push(Arc::new(segment));
+        self.sealed = true;
+        Ok(())
+    }
+
+    /// Tells readers, then waiters.
+    fn publish(&self, shared: &Shared, batch: &mut Pending, added: Added) {
+        let kept = self.remember(shared, batch);
+        {
+            let mut index = lock(&shared.index);
+            if let Some(open) = index.open.as_mut() {
+                open.data_end = self.build.offset;
+                (open.first_time, open.last_time) = (self.build.first_time, self.build.last_time);
+                open.marks.extend(added.mark);
+                Arc::make_mut(&mut open.entries).extend_from_slice(&added.entries);
+            }
+            index.durable_end = batch.end;
+            index.last_time = batch.last_time;
+            let freed = match kept {
+                Some(recent) => index.remember(recent, shared.options.recent_bytes),
+                None => {
+                    index.forget_recent();
+                    None
+                }
+            };
+            drop(index);
+            if let Some(Ok(buffer)) = freed.map(bytes::Bytes::try_into_mut) {
+                batch.bytes = buffer;
+            }
+        }
+        batch.entries = added.entries;
+        {
+            let mut queue = lock(&shared.queue);
+            queue.durable_end = batch.end;
+            queue.durable_time = batch.last_time;
+        }
+        shared.counters.committed(added.bytes, u64::from(batch.records));
+        shared.announce();
+    }
+
+    /// Small batches stay in memory for a while. Those with large payloads do not: they would pin the callers' buffers.
+    fn remember(&self, shared: &Shared, batch: &mut Pending) -> Option<Recent> {
+        if !batch.large.is_empty() || batch.bytes.len() > shared.options.recent_bytes {
+            return None;
+        }
+        let bytes = std::mem::take(&mut batch.bytes).freeze();
+        Some(Recent { base: batch.base, end: batch.end, bytes })
+    }
+
+    /// log §9: no room. Nothing of the batch counts; what was written of it is cut away, and that is synced.
+    fn cut_back(&mut self, shared: &Shared, error: &DiskError) {
+        lock(&shared.queue).cut_back(State::Full);
+        self.release_reserve();
+        let name = self.build.name();
+        let cut = if self.sealed {
+            Ok(())
+        } else {
+            let file = self.build.disk_file();
+            file.truncate(self.build.offset).and_then(|()| file.sync()).at("cut back", &name)
+        };
+        self.filled = self.build.offset;
+        shared.health_note(|health| health.full = Some(error.to_string()));
+        match cut {
+            Ok(()) => shared.announce(),
+            Err(error) => shared.poison(&error),
+        }
+    }
+
+    fn release_reserve(&mut self) {
+        // Failing to give the reserve back only means that reserved records are refused as well.
+        if let Some(file) = self.reserve.take() {
+            drop(file.truncate(0));
+        }
+    }
+
+    /// What is done when nobody waits: zeros a little ahead, so that the next sync need not grow the file.
+    pub(crate) fn prefill(&mut self, shared: &Shared) {
+        let ahead = self.filled.saturating_sub(self.build.offset);
+        let room = shared.options.segment_bytes.saturating_add(PREFILL_BYTES) > self.filled;
+        let running = lock(&shared.queue).state == State::Running;
+        if !shared.options.prefill || self.sealed || !room || !running || ahead >= PREFILL_LOW {
+            return;
+        }
+        let zeros = vec![0_u8; crate::format::narrow(PREFILL_BYTES)];
+        let from = self.filled.max(self.build.offset);
+        let file = self.build.disk_file();
+        // A prefill that fails changes nothing: the file grows as it is written.
+        match crate::disk::write_whole(file, from, &zeros) {
+            Ok(()) => {}
+            Err(_) => return,
+        }
+        match file.sync().at("sync", &self.build.name()) {
+            Ok(()) => self.filled = from.saturating_add(PREFILL_BYTES),
+            // log §9: a failed sync is never retried; the next one would say yes and mean nothing.
+            Err(error) => shared.poison(&error),
+        }
+    }
+}
+
+/// Makes the file of a new segment durable, name and all, and shows it to readers (log §3).
+fn begin_segment(shared: &Shared, header: Header) -> Result<Builder, Refused> {
+    let name = crate::segment::file_name(header.id);
+    let tmp = format!("{name}.tmp");
+    let made = make_segment(shared, &tmp, &name, header);
+    if made.is_err() {
+        // What is left of it is removed by the next start too.
+        drop(shared.disk.remove(&tmp));
+    }
+    let build = made?;
+    let open = Open::of(&build, Vec::new(), Vec::new());
+    lock(&shared.index).open = Some(open);
+    lock(&shared.queue).seed = build.seed;
+    Ok(build)
+}
+
+fn make_segment(
+    shared: &Shared,
+    tmp: &str,
+    name: &str,
+    header: Header,
+) -> Result<Builder, MakeError> {
+    discard(&*shared.disk, tmp)?;
+    let build = Builder::create(&*shared.disk, tmp, header).map_err(MakeError::Disk)?;
+    build.disk_file().sync().at("sync", tmp).map_err(MakeError::Sync)?;
+    shared.disk.rename(tmp, name).at("rename", tmp).map_err(MakeError::Disk)?;
+    shared.disk.sync_folder().at("sync the folder of", name).map_err(MakeError::Sync)?;
+    Ok(build)
+}
+
+/// Removes what an earlier try left.
+pub(crate) fn discard(disk: &dyn Disk, tmp: &str) -> Result<(), MakeError> {
+    match disk.remove(tmp) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(error).at("remove", tmp).map_err(MakeError::Disk)
+        }
+        Ok(()) | Err(_) => Ok(()),
+    }
+}
+
+impl Segment {
+    /// What was just sealed.
+    pub(crate) fn footed(
+        build: &Builder,
+        trailer: crate::format::footer::Trailer,
+        file: &Arc<crate::segment::OpenFile>,
+    ) -> Self {
+        Self {
+            id: build.header.id,
+            base: trailer.base,
+            end: trailer.end,
+            data_end: trailer.data_end,
+            first_time: trailer.first_time,
+            last_time: trailer.last_time,
+            salt: build.header.salt,
+            seed: crc(&[&build.header.salt]),
+            flags: build.header.flags,
+            file_bytes: trailer.file_bytes(),
+            lookup: Lookup::Footer(trailer),
+            lost: false,
+            file: std::sync::Mutex::new(Arc::downgrade(file)),
+        }
+    }
+}

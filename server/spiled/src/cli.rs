@@ -14,7 +14,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use crate::certs::deployment;
 use crate::clock::unix_seconds;
 use crate::config::{Config, ConfigError, Overrides, RoleName};
-use crate::names::{NAME_RULE, is_name};
+use crate::names::{is_node, node_rule};
 use crate::start;
 
 /// At most this many nodes in one `certs` call, the workers a deployment may have.
@@ -194,10 +194,9 @@ fn check_nodes(flag: &str, names: &[String]) -> Result<(), Ended> {
         return Err(Ended::Usage(format!("certs: {} of {flag}; give at most 32", names.len())));
     }
     for (n, name) in names.iter().enumerate() {
-        if !is_name(name) {
-            return Err(Ended::Usage(format!(
-                "certs: {flag} {name:?} is no name; use {NAME_RULE}"
-            )));
+        if !is_node(name) {
+            let rule = node_rule();
+            return Err(Ended::Usage(format!("certs: {flag} {name:?} is no name; use {rule}")));
         }
         if names.iter().take(n).any(|earlier| earlier == name) {
             return Err(Ended::Usage(format!("certs: {flag} {name} twice; name each node once")));

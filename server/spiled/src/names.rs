@@ -1,18 +1,40 @@
-//! Names: what a tenant, a node and a principal may be called.
+//! Names: what a tenant, a principal and a node may be called here.
 //!
-//! One rule for all of them, so that a name can stand in a URI, a file name and a log line without escaping.
+//! The wire's rules, narrowed where a name must stand in a URI, a file name or a position without escaping.
 
-/// The longest name, in bytes. A longer one is refused where it is said: in the configuration, on the command line, in
-/// a certificate.
-pub const NAME_MAX: usize = 64;
+use spile_protocol::id;
+use spile_protocol::limits::{NAME_BYTES, TENANT_BYTES};
 
-/// What a name may be, for error texts.
-pub const NAME_RULE: &str = "1 to 64 of a-z A-Z 0-9 . _ -, not beginning with a dot";
+/// The longest node name; `WORKER:N` must stay a name's length.
+const NODE_BYTES: usize = NAME_BYTES - 1;
 
-/// Whether a text is a name.
-pub fn is_name(text: &str) -> bool {
-    let letters = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-');
-    (1..=NAME_MAX).contains(&text.len()) && text.bytes().all(letters) && !text.starts_with('.')
+/// What a tenant may be called, for error texts.
+pub fn tenant_rule() -> String {
+    format!("1 to {TENANT_BYTES} of a-z 0-9 -")
+}
+
+/// What a node may be called, for error texts.
+pub fn node_rule() -> String {
+    format!("1 to {NODE_BYTES} of a-z A-Z 0-9 . _ -, beginning with a letter or digit")
+}
+
+/// Whether a text is a tenant's name.
+pub fn is_tenant(text: &str) -> bool {
+    id::tenant(text).is_ok()
+}
+
+/// Whether a text is a principal's name; `$…` are built-in services, which no certificate makes.
+pub fn is_principal(text: &str) -> bool {
+    id::name(text).is_ok() && !text.starts_with(['$', '.'])
+}
+
+/// Whether a text is an edge's or a worker's name: a principal's, that can also be a folder's and a host's, and has no
+/// colon, since a position is written `WORKER:N`.
+pub fn is_node(text: &str) -> bool {
+    text.len() <= NODE_BYTES
+        && is_principal(text)
+        && text.starts_with(|first: char| first.is_ascii_alphanumeric())
+        && !text.contains(':')
 }
 
 #[cfg(test)]
@@ -21,12 +43,18 @@ mod tests {
 
     #[test]
     fn names_are_plain_and_bounded() {
-        for good in ["a", "sensor-7", "eui64.00_11", &"x".repeat(NAME_MAX)] {
-            assert!(is_name(good), "{good}");
+        let long = "x".repeat(NODE_BYTES);
+        for good in ["a", "sensor-7", "eui64.00_11", "10.0.0.5", &long] {
+            assert!(is_node(good) && is_principal(good), "{good}");
         }
-        for bad in ["", ".", "..", ".hidden", "a/b", "a b", "ä", "a\0", &"x".repeat(NAME_MAX + 1)]
-        {
-            assert!(!is_name(bad), "{bad:?}");
+        let longer = format!("{long}x");
+        for bad in ["", ".", "..", ".hidden", "a/b", "a b", "ä", "a\0", "$audit", "-a", &longer] {
+            assert!(!is_node(bad), "{bad:?}");
         }
+        assert!(is_principal("00:11:22") && !is_node("00:11:22"));
+        for bad in ["", "$audit", "..", "a/b", "a%20"] {
+            assert!(!is_principal(bad), "{bad:?}");
+        }
+        assert!(is_tenant("north-2") && !is_tenant("North") && !is_tenant("a.b"));
     }
 }

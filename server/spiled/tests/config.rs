@@ -145,7 +145,7 @@ fn every_mistake_is_told_with_its_line() {
             "[limits]\ndrain = \"1m\"\nframe = \"1GiB\"\n".to_owned(),
             vec![
                 "line 2: limits.drain: 1m is above 9s; write at most 9s",
-                "line 3: limits.frame: 1GiB is out of range; write from 512 to 16MiB",
+                "line 3: limits.frame: 1GiB is out of range; write from 512 to 1MiB",
             ],
         ),
         (
@@ -161,7 +161,7 @@ fn every_mistake_is_told_with_its_line() {
             "tenants = [\"a\", \"a\", \"b c\"]".to_owned(),
             vec![
                 "line 1: tenants: \"a\" twice",
-                "line 1: tenants: \"b c\" is no name; use 1 to 64",
+                "line 1: tenants: \"b c\" is no tenant; use 1 to 32",
             ],
         ),
         (

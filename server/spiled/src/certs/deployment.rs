@@ -5,7 +5,9 @@
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 
-use super::identity::{Identity, PrincipalRole};
+use super::identity::Identity;
+use spile_protocol::id::Role;
+
 use super::pair::{Authority, CertError, Kind};
 use crate::config::{SLOTS, TlsFiles};
 use crate::durable;
@@ -42,8 +44,7 @@ pub fn local(data: &Path, name: &str, tenant: &str, now: u64) -> Result<Local, C
     Ok(Local { tls: TlsFiles { cert: edge.cert, key: edge.key, ca }, dev })
 }
 
-const PRINCIPALS: [(PrincipalRole, &str); 2] =
-    [(PrincipalRole::Operator, "operator"), (PrincipalRole::Device, "device")];
+const PRINCIPALS: [(Role, &str); 2] = [(Role::Operator, "operator"), (Role::Device, "device")];
 
 /// Writes the contexts for the address in use, anew at every start.
 ///
@@ -52,7 +53,10 @@ const PRINCIPALS: [(PrincipalRole, &str); 2] =
 pub fn write_contexts(dev: &Path, listening: SocketAddr, tenant: &str) -> Result<(), CertError> {
     let url = format!("spile://{}", reachable(listening));
     for (_, name) in PRINCIPALS {
-        let text = context(dev, &url, tenant, name);
+        let mut text = context(dev, &url, tenant, name);
+        if name == "operator" {
+            text.push_str(&authority_lines(&dev.with_file_name("certs")));
+        }
         durable::write(&dev.join(format!("{name}.toml")), text.as_bytes(), durable::PLAIN)?;
     }
     Ok(())
@@ -84,6 +88,13 @@ fn context(folder: &Path, url: &str, tenant: &str, principal: &str) -> String {
     })
 }
 
+/// An operator on this machine may issue devices' certificates.
+fn authority_lines(folder: &Path) -> String {
+    let file = |ending: &str| folder.join(format!("{}.{ending}", DEVICE_CA.0));
+    let [ca, key] = ["pem", "key"].map(|ending| file(ending).to_string_lossy().into_owned());
+    line("device_ca", &ca) + &line("device_ca_key", &key)
+}
+
 /// Makes a split deployment's folders under `into`, or completes them: a folder for each node with its certificates and
 /// a configuration to start from, and an operator's context. Returns the folders.
 ///
@@ -103,7 +114,7 @@ pub fn split(
         let folder = into.join(format!("edge-{name}"));
         durable::make_folder(&folder)?;
         devices.issue(&folder, "listen", &server(name), now)?;
-        links.issue(&folder, "link", &client("main", PrincipalRole::Edge, name), now)?;
+        links.issue(&folder, "link", &client("main", Role::Edge, name), now)?;
         durable::write(&folder.join("device-ca.pem"), devices.pem().as_bytes(), durable::PLAIN)?;
         durable::write(&folder.join("link-ca.pem"), links.pem().as_bytes(), durable::PLAIN)?;
         keep_config(&folder, &edge_config(name, workers))?;
@@ -126,15 +137,11 @@ pub fn split(
 fn operator(into: &Path, devices: &Authority, edge: &str, now: u64) -> Result<PathBuf, CertError> {
     let folder = into.join("operator");
     durable::make_folder(&folder)?;
-    devices.issue(
-        &folder,
-        "operator",
-        &client("main", PrincipalRole::Operator, "operator"),
-        now,
-    )?;
+    devices.issue(&folder, "operator", &client("main", Role::Operator, "operator"), now)?;
     durable::write(&folder.join("ca.pem"), devices.pem().as_bytes(), durable::PLAIN)?;
     let whole = std::path::absolute(&folder).unwrap_or_else(|_| folder.clone());
-    let text = context(&whole, &format!("spile://{edge}:7450"), "main", "operator");
+    let mut text = context(&whole, &format!("spile://{edge}:7450"), "main", "operator");
+    text.push_str(&authority_lines(whole.parent().unwrap_or(into)));
     durable::write(&folder.join("operator.toml"), text.as_bytes(), durable::PLAIN)?;
     Ok(folder)
 }
@@ -210,7 +217,7 @@ fn line(key: &str, value: &str) -> String {
     format!("{key} = {}\n", toml::Value::String(value.to_owned()))
 }
 
-fn client(tenant: &str, role: PrincipalRole, name: &str) -> Kind {
+fn client(tenant: &str, role: Role, name: &str) -> Kind {
     Kind::Client(Identity { tenant: tenant.to_owned(), role, name: name.to_owned() })
 }
 
@@ -301,7 +308,9 @@ mod tests {
                 let context: toml::Table = fs::read_to_string(path).unwrap().parse().unwrap();
                 assert_eq!(context["url"].as_str(), Some(url));
                 assert_eq!(context["principal"].as_str(), Some(principal));
-                assert_eq!(context.len(), 6);
+                let issues = principal == "operator";
+                assert_eq!(context.contains_key("device_ca_key"), issues);
+                assert_eq!(context.len(), if issues { 8 } else { 6 });
             }
         }
     }

@@ -6,44 +6,11 @@
 use std::fmt;
 
 use rustls_pki_types::CertificateDer;
+use spile_protocol::id::Role;
 use x509_parser::extensions::{GeneralName, ParsedExtension};
 use x509_parser::prelude::{FromDer, X509Certificate};
 
-use crate::names::is_name;
-
-/// What a principal is to the bus.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum PrincipalRole {
-    /// A device.
-    Device,
-    /// A person.
-    User,
-    /// A program behind the bus.
-    Service,
-    /// Who runs the bus.
-    Operator,
-    /// An edge, on links to workers only.
-    Edge,
-}
-
-impl PrincipalRole {
-    const ALL: [Self; 5] = [Self::Device, Self::User, Self::Service, Self::Operator, Self::Edge];
-
-    /// The word for it in a certificate.
-    pub fn word(self) -> &'static str {
-        match self {
-            Self::Device => "device",
-            Self::User => "user",
-            Self::Service => "service",
-            Self::Operator => "operator",
-            Self::Edge => "edge",
-        }
-    }
-
-    fn from_word(word: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|role| role.word() == word)
-    }
-}
+use crate::names::{is_principal, is_tenant};
 
 /// Who a certificate says it is.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -51,14 +18,14 @@ pub struct Identity {
     /// The tenant.
     pub tenant: String,
     /// The role.
-    pub role: PrincipalRole,
+    pub role: Role,
     /// The name within tenant and role.
     pub name: String,
 }
 
 impl fmt::Display for Identity {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "spile://{}/{}/{}", self.tenant, self.role.word(), self.name)
+        write!(f, "spile://{}/{}/{}", self.tenant, self.role.name(), self.name)
     }
 }
 
@@ -134,8 +101,8 @@ fn parse(uri: &str) -> Result<Identity, IdentityError> {
     let parts = uri.strip_prefix("spile://").ok_or_else(no_identity)?.split('/');
     let [tenant, role, name] =
         <[&str; 3]>::try_from(parts.collect::<Vec<_>>()).map_err(|_| no_identity())?;
-    let role = PrincipalRole::from_word(role).ok_or_else(no_identity)?;
-    if !is_name(tenant) || !is_name(name) {
+    let role = Role::find(role).ok_or_else(no_identity)?;
+    if !is_tenant(tenant) || !is_principal(name) {
         return Err(no_identity());
     }
     Ok(Identity { tenant: tenant.to_owned(), role, name: name.to_owned() })
@@ -177,11 +144,11 @@ mod tests {
     #[test]
     fn one_uri_is_who_it_says() {
         for (text, role) in [
-            ("spile://main/device/sensor-7", PrincipalRole::Device),
-            ("spile://north/operator/ada", PrincipalRole::Operator),
-            ("spile://main/edge/edge-1", PrincipalRole::Edge),
-            ("spile://main/user/u.1", PrincipalRole::User),
-            ("spile://main/service/thumbs", PrincipalRole::Service),
+            ("spile://main/device/sensor-7", Role::Device),
+            ("spile://north/operator/ada", Role::Operator),
+            ("spile://main/edge/edge-1", Role::Edge),
+            ("spile://main/user/u.1", Role::User),
+            ("spile://main/service/thumbs", Role::Service),
         ] {
             let identity = read(&issued(|p| p.subject_alt_names = vec![uri(text)]), NOW).unwrap();
             assert_eq!((identity.to_string().as_str(), identity.role), (text, role));
@@ -202,6 +169,8 @@ mod tests {
             "spile://main/device/..",
             "https://main/device/a",
             "spile://main/device/a?x",
+            "spile://Main/device/a",
+            "spile://main/service/$audit",
             "",
         ] {
             let read = read(&issued(|p| p.subject_alt_names = vec![uri(text)]), NOW);

@@ -334,7 +334,9 @@ fn read(path: &Path) -> Result<Option<String>, CertError> {
 mod tests {
     use std::os::unix::fs::PermissionsExt;
 
-    use super::super::identity::{self, PrincipalRole};
+    use spile_protocol::id::Role;
+
+    use super::super::identity;
     use super::*;
     use tempfile::TempDir;
 
@@ -347,7 +349,7 @@ mod tests {
     fn device() -> Kind {
         Kind::Client(Identity {
             tenant: "main".to_owned(),
-            role: PrincipalRole::Device,
+            role: Role::Device,
             name: "sensor".to_owned(),
         })
     }

@@ -7,6 +7,8 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use spile_protocol::limits as wire;
+
 use super::keys::RoleName;
 use super::mistake::{Mistakes, Source};
 use super::reader::{Read, Reader, Row, Wrong};
@@ -17,14 +19,14 @@ use super::{
     TlsFiles, WorkerLink,
 };
 use crate::logs;
-use crate::names::{NAME_RULE, is_name};
+use crate::names::{is_node, is_tenant, node_rule, tenant_rule};
 
 const EDGE_PORT: u16 = 7450;
 const WORKER_PORT: u16 = 7451;
 const ADMIN_PORT: u16 = 7460;
 
 /// At most this many workers, as the design allows.
-const WORKERS_MAX: usize = 32;
+const WORKERS_MAX: usize = wire::WORKERS;
 /// At most this many edges a worker lists, and tenants an edge serves; more is a mistake.
 const LIST_MAX: usize = 1024;
 
@@ -107,17 +109,22 @@ fn admin(reader: &mut Reader) -> AdminListen {
 }
 
 fn limits(reader: &mut Reader) -> Limits {
-    let half_open = count(reader, "limits.half_open", 16, 65_536, 4_096);
+    let half_open = count(reader, "limits.half_open", 16, 65_536, wire::HALF_OPEN);
     let quarter = (half_open / 4).max(1);
     Limits {
         sessions: count(reader, "limits.sessions", 1, 1_000_000, 65_536),
         half_open,
         // An address may hold a quarter of what is half open, unless told otherwise.
         half_open_per_address: count(reader, "limits.half_open_per_address", 1, half_open, quarter),
-        frame: u32::try_from(size(reader, "limits.frame", 512, 16 << 20, 1 << 20))
-            .unwrap_or(1 << 20),
+        frame: frame(reader),
         drain: reader.scalar("limits.drain", drain).map_or(Duration::from_secs(8), |r| r.value),
     }
+}
+
+fn frame(reader: &mut Reader) -> u32 {
+    let [least, most, default] =
+        [wire::FRAME_MIN, wire::FRAME_MAX, wire::FRAME_DEFAULT].map(u64::from);
+    u32::try_from(size(reader, "limits.frame", least, most, default)).unwrap_or(wire::FRAME_DEFAULT)
 }
 
 fn log(reader: &mut Reader) -> LogChoice {
@@ -172,23 +179,23 @@ fn worker(reader: &mut Reader) -> Role {
 
 fn tenants(reader: &mut Reader) -> Vec<String> {
     match reader.texts("tenants") {
-        Some(read) => checked_names(reader, "tenants", &read.source, read.value),
+        Some(read) => checked_tenants(reader, "tenants", &read.source, read.value),
         None => vec!["main".to_owned()],
     }
 }
 
-fn checked_names(
+fn checked_tenants(
     reader: &mut Reader,
     key: &str,
     source: &Source,
     names: Vec<String>,
 ) -> Vec<String> {
     if names.is_empty() || names.len() > LIST_MAX {
-        let what = format!("{} names", names.len());
+        let what = format!("{} tenants", names.len());
         reader.wrong(source.clone(), key, wrong(what, "name 1 to 1024"));
     }
     for (n, text) in names.iter().enumerate() {
-        if let Err(why) = name(text) {
+        if let Err(why) = tenant(text) {
             reader.wrong(source.clone(), key, why);
         } else if names.iter().take(n).any(|earlier| earlier == text) {
             reader.wrong(source.clone(), key, wrong(format!("{text:?} twice"), "name it once"));
@@ -215,8 +222,8 @@ fn device_listen(reader: &mut Reader) -> DeviceListen {
 
 fn durability(reader: &mut Reader) -> Durability {
     Durability {
-        segment: size(reader, "durability.segment", 1 << 20, 4 << 30, 64 << 20),
-        chunk_segment: size(reader, "durability.chunk_segment", 1 << 20, 4 << 30, 256 << 20),
+        segment: size(reader, "durability.segment", 1 << 20, 1 << 30, 256 << 20),
+        chunk_segment: size(reader, "durability.chunk_segment", 1 << 20, 1 << 30, 256 << 20),
     }
 }
 
@@ -341,7 +348,7 @@ fn edge_link(reader: &mut Reader, row: &Row) -> Option<EdgeLink> {
     let tenants = match row.item("tenants") {
         Some(item) => {
             let texts = reader.texts_of("links.edges.tenants", item)?;
-            checked_names(reader, "links.edges.tenants", &Source::Line(item.line), texts)
+            checked_tenants(reader, "links.edges.tenants", &Source::Line(item.line), texts)
         }
         None => vec!["main".to_owned()],
     };
@@ -379,10 +386,17 @@ fn wrong(what: impl ToString, remedy: impl ToString) -> Wrong {
 }
 
 fn name(text: &str) -> Result<String, Wrong> {
-    if is_name(text) {
+    if is_node(text) {
         return Ok(text.to_owned());
     }
-    Err(wrong(format!("{text:?} is no name"), format!("use {NAME_RULE}")))
+    Err(wrong(format!("{text:?} is no name"), format!("use {}", node_rule())))
+}
+
+fn tenant(text: &str) -> Result<String, Wrong> {
+    if is_tenant(text) {
+        return Ok(text.to_owned());
+    }
+    Err(wrong(format!("{text:?} is no tenant"), format!("use {}", tenant_rule())))
 }
 
 fn address(text: &str) -> Result<SocketAddr, Wrong> {

@@ -14,13 +14,15 @@ use rustls::server::{
     Acceptor as ClientHello, ProducesTickets, ServerConfig, WebPkiClientVerifier,
 };
 use rustls::{HandshakeKind, ServerConnection};
+use spile_protocol::id::Role;
+use spile_protocol::limits as wire;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio::time::timeout;
 use tokio_rustls::LazyConfigAcceptor;
 use tokio_rustls::server::TlsStream;
 
 use super::{ALPN, Material, TlsError, VERSIONS, chain_ends, pair_error, provider};
-use crate::certs::identity::{self, Identity, IdentityError, PrincipalRole};
+use crate::certs::identity::{self, Identity, IdentityError};
 use crate::config::TlsFiles;
 
 /// The oldest full handshake, in seconds, that a resumed session may go back to.
@@ -36,6 +38,14 @@ pub struct Deadlines {
     pub hello: Duration,
     /// Until TLS is established, the ClientHello included.
     pub whole: Duration,
+}
+
+impl Deadlines {
+    /// What the design gives a peer on an ordinary listener; AUTH shares the whole with TLS.
+    pub const ORDINARY: Self = Self {
+        hello: Duration::from_secs(wire::CLIENT_HELLO_S as u64),
+        whole: Duration::from_secs(wire::AUTH_S as u64),
+    };
 }
 
 /// Which listener: who may come.
@@ -54,6 +64,8 @@ pub struct Accepted<IO> {
     pub stream: TlsStream<IO>,
     /// Who it is, by its certificate; `None` when it brought none.
     pub identity: Option<Identity>,
+    /// When that certificate ends, in milliseconds since 1970; 0 without one.
+    pub ends_ms: u64,
     /// It went back to an earlier handshake.
     pub resumed: bool,
 }
@@ -192,14 +204,15 @@ impl Acceptor {
         if resumed && origin(connection).is_none_or(|at| now.saturating_sub(at) > ORIGIN_MAX) {
             return Err(AcceptError::StaleOrigin);
         }
-        let leaf = connection.peer_certificates().and_then(|chain| chain.first());
-        let identity = leaf.map(|leaf| identity::read(leaf, now)).transpose()?;
+        let chain = connection.peer_certificates().unwrap_or_default();
+        let identity = chain.first().map(|leaf| identity::read(leaf, now)).transpose()?;
+        let ends_ms = chain_ends(chain).saturating_mul(1_000);
         if let Some(identity) = &identity
-            && (identity.role == PrincipalRole::Edge) != (self.port == Port::Links)
+            && (identity.role == Role::Edge) != (self.port == Port::Links)
         {
             return Err(AcceptError::OtherPort(identity.clone()));
         }
-        Ok(Accepted { stream, identity, resumed })
+        Ok(Accepted { stream, identity, ends_ms, resumed })
     }
 }
 

@@ -4,7 +4,11 @@
 //! next hop continues it over its own header. Nothing is copied; a declared length above the cap is refused before a
 //! byte of the body is looked at.
 
-use crate::{code::Code, crc, message, varint};
+use crate::{
+    code::Code,
+    crc, message,
+    varint::{self, VarintError},
+};
 
 /// Set in a kind that a peer may skip when it does not know it.
 pub const SKIPPABLE: u8 = 0x80;
@@ -57,7 +61,7 @@ pub struct Frame<'a> {
 pub enum FrameError {
     /// The length is not a canonical varint.
     #[error("the frame's length is malformed: {0}")]
-    Length(varint::VarintError),
+    Length(VarintError),
     /// The length is above what was agreed.
     #[error("a frame of {length} bytes is above the limit of {limit}")]
     TooLarge {
@@ -105,9 +109,12 @@ impl Extent {
 /// Finds the frame at the front of `bytes`: `None` while kind and length are not all there yet.
 pub fn measure(bytes: &[u8], limit: u32) -> Result<Option<Extent>, FrameError> {
     let Some((&tag, rest)) = bytes.split_first() else { return Ok(None) };
-    let (length, length_bytes) = match varint::decode(rest) {
+    // spec §2.3: a length has at most five bytes; one that goes on is refused as soon as that is seen.
+    let (longest, whole) = (HEAD_BYTES - 1, rest.len() >= HEAD_BYTES - 1);
+    let (length, length_bytes) = match varint::decode(rest.get(..longest).unwrap_or(rest)) {
         Ok(found) => found,
-        Err(varint::VarintError::Cut) if rest.len() < HEAD_BYTES - 1 => return Ok(None),
+        Err(VarintError::Cut) if !whole => return Ok(None),
+        Err(VarintError::Cut) => return Err(FrameError::Length(VarintError::TooLarge)),
         Err(error) => return Err(FrameError::Length(error)),
     };
     let small = u32::try_from(length)

@@ -112,6 +112,11 @@ impl<'a> Deliver<'a> {
         if has(ATTEMPT) && deliver.attempt == 1 || has(BLOCK) && deliver.lengths.count() == 1 {
             return Err(DecodeError::malformed("Deliver.flags"));
         }
+        // spec §5.5.2: these are between a producer and the bus.
+        let Extras { number, expect, receipt, .. } = deliver.extras;
+        if number.is_some() || expect.is_some() || receipt {
+            return Err(DecodeError::malformed("Deliver.extras"));
+        }
         Ok(deliver)
     }
 
@@ -150,7 +155,25 @@ impl<'a> Deliver<'a> {
     /// Where the header ends in `body`.
     pub(super) fn header_length(spelled: bool, body: &'a [u8]) -> Option<usize> {
         let mut fields = Fields::new(body);
-        Self::read(spelled, &mut fields).ok()?;
+        fields.skip_varints(1)?;
+        let flags = fields.byte("").ok()?;
+        let has = |bits: u8| flags & bits;
+        for _ in 0..has(KEY | TOPIC).count_ones() {
+            fields.skip_bytes()?;
+        }
+        if has(KIND) != 0 {
+            fields.skip_bytes()?;
+            fields.skip_varints(1)?;
+            fields.skip_bytes()?;
+        }
+        if has(WORKER) != 0 {
+            fields.skip_bytes()?;
+        }
+        fields.skip_varints(3 + has(ATTEMPT).count_ones())?;
+        if has(BLOCK) != 0 {
+            Lengths::skip(&mut fields)?;
+        }
+        Extras::skip(spelled, &mut fields)?;
         Some(body.len() - fields.rest().len())
     }
 }

@@ -134,6 +134,13 @@ impl<'a> Lengths<'a> {
         Ok(Self { count, shape: Shape::Each(each) })
     }
 
+    /// Goes past them.
+    pub(super) fn skip(fields: &mut Fields<'_>) -> Option<()> {
+        let count = fields.varint32("").ok()?;
+        let shape = fields.varint("").ok()?;
+        if shape == 0 { fields.skip_varints(count) } else { Some(()) }
+    }
+
     /// Writes count, shape and, where they differ, the lengths.
     pub(super) fn write(&self, out: &mut Writer<'_>) -> Result<(), Full> {
         out.varint(u64::from(self.count))?;
@@ -175,8 +182,8 @@ impl<'a> Event<'a> {
     /// Where the header ends in `body`.
     pub(super) fn header_length(spelled: bool, body: &[u8]) -> Option<usize> {
         let mut fields = Fields::new(body);
-        fields.varint32("Event.route").ok()?;
-        Extras::read(spelled, &mut fields).ok()?;
+        fields.skip_varints(1)?;
+        Extras::skip(spelled, &mut fields)?;
         Some(body.len() - fields.rest().len())
     }
 }
@@ -204,9 +211,9 @@ impl<'a> Batch<'a> {
     /// Where the header ends in `body`.
     pub(super) fn header_length(spelled: bool, body: &[u8]) -> Option<usize> {
         let mut fields = Fields::new(body);
-        fields.varint32("Batch.route").ok()?;
-        Lengths::read(&mut fields).ok()?;
-        Extras::read(spelled, &mut fields).ok()?;
+        fields.skip_varints(1)?;
+        Lengths::skip(&mut fields)?;
+        Extras::skip(spelled, &mut fields)?;
         Some(body.len() - fields.rest().len())
     }
 }

@@ -68,6 +68,9 @@ const EXPECT: u64 = 1 << 5;
 const HEADERS: u64 = 1 << 6;
 const RECEIPT: u64 = 1 << 7;
 
+/// What a trace takes: id, span, flags.
+const TRACE_BYTES: usize = 16 + 8 + 1;
+
 impl<'a> Extras<'a> {
     /// Is nothing spelled?
     #[must_use]
@@ -113,6 +116,21 @@ impl<'a> Extras<'a> {
             headers: if has(HEADERS) { Headers::read(fields)? } else { Headers::default() },
             receipt: has(RECEIPT),
         })
+    }
+
+    /// Goes past them, whatever they hold.
+    pub(super) fn skip(spelled: bool, fields: &mut Fields<'_>) -> Option<()> {
+        if !spelled {
+            return Some(());
+        }
+        let mask = fields.varint("").ok()?;
+        let has = |bits: u64| mask & bits;
+        fields.skip_varints(has(NUMBER | TIME | AGE | TTL).count_ones())?;
+        if has(TRACE) != 0 {
+            fields.skip(TRACE_BYTES)?;
+        }
+        fields.skip_varints(has(EXPECT).count_ones())?;
+        if has(HEADERS) == 0 { Some(()) } else { fields.skip_bytes() }
     }
 
     /// Writes mask and fields; nothing where nothing is spelled.

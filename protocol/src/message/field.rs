@@ -103,6 +103,23 @@ impl<'a> Fields<'a> {
         u32::try_from(self.varint(what)?).map_err(|_| DecodeError::malformed(what))
     }
 
+    /// Goes past a length and that many bytes, however long: where they end is not what they may be.
+    pub(super) fn skip_bytes(&mut self) -> Option<()> {
+        let length = usize::try_from(self.varint("").ok()?).ok()?;
+        self.skip(length)
+    }
+
+    /// Goes past `count` bytes.
+    pub(super) fn skip(&mut self, count: usize) -> Option<()> {
+        self.rest = self.rest.get(count..)?;
+        Some(())
+    }
+
+    /// Goes past `count` varints.
+    pub(super) fn skip_varints(&mut self, count: u32) -> Option<()> {
+        (0..count).try_for_each(|_| self.varint("").ok().map(drop))
+    }
+
     /// The next byte.
     pub fn byte(&mut self, what: &'static str) -> Result<u8, DecodeError> {
         let (&byte, rest) = self.rest.split_first().ok_or(DecodeError::malformed(what))?;

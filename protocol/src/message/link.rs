@@ -107,12 +107,13 @@ impl<'a> Envelope<'a> {
     /// Where the header ends in `body`: where the inner frame's does.
     pub(super) fn header_length(body: &'a [u8]) -> Option<usize> {
         let mut fields = Fields::new(body);
-        let envelope = Self::read(&mut fields).ok()?;
-        if !travels(envelope.tag) {
-            return None;
+        fields.skip_varints(3)?;
+        let tag = Tag(fields.byte("").ok()?);
+        if tag.kind() == kind::ENVELOPE {
+            return None; // spec §10.3.2: an envelope holds no envelope, which also ends this recursion
         }
         let before = body.len() - fields.rest().len();
-        Some(before + super::header_length(envelope.tag, fields.rest())?)
+        Some(before + super::header_length(tag, fields.rest())?)
     }
 }
 

@@ -112,7 +112,8 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     let (code, message) = match dispatch(line) {
         Ok(()) => return ExitCode::SUCCESS,
         Err(Ended::Usage(message)) => (2, message),
-        Err(Ended::Failed(why)) => (1, format!("{why:#}")),
+        // Each error of ours tells its cause itself.
+        Err(Ended::Failed(why)) => (1, why.to_string()),
     };
     // Nothing can be told when stderr is gone; the code still is.
     writeln!(io::stderr(), "spiled: {message}").unwrap_or_default();

@@ -14,12 +14,19 @@ pub const PLAIN: u32 = 0o644;
 
 /// What could not be made to last.
 #[derive(Debug, thiserror::Error)]
-#[error("{doing} {path}: {why}; make the folder writable or name another", path = path.display())]
+#[error("{doing} {path}: {why}; {remedy}", path = path.display(), remedy = remedy(why))]
 pub struct NotDurable {
     doing: &'static str,
     path: PathBuf,
     /// The system's reason.
     pub why: io::Error,
+}
+
+fn remedy(why: &io::Error) -> &'static str {
+    if why.kind() == io::ErrorKind::StorageFull {
+        return "free space on that disk or name another folder";
+    }
+    "make it writable for this user or name another folder"
 }
 
 fn failed(doing: &'static str, path: &Path) -> impl FnOnce(io::Error) -> NotDurable {

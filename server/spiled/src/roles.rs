@@ -7,7 +7,6 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use anyhow::Context;
 use tokio::net::TcpListener;
 use tokio::task::spawn_blocking;
 
@@ -116,11 +115,9 @@ async fn all(
     devices: Option<Arc<Acceptor>>,
     dev: PathBuf,
 ) -> anyhow::Result<Started> {
-    let (listener, address) = open("edge", listen.address).await?;
+    let (listener, address) = bind("edge", listen.address, "--listen").await?;
     let (folder, tenant) = (dev.clone(), tenant.to_owned());
-    spawn_blocking(move || deployment::write_contexts(&folder, address, &tenant))
-        .await
-        .context("start: write contexts")??;
+    spawn_blocking(move || deployment::write_contexts(&folder, address, &tenant)).await??;
     if let Some(devices) = devices {
         keep_fresh(room, "edge", move || devices.reload().map(|()| devices.certificate_ends()));
     }
@@ -134,7 +131,7 @@ async fn edge(
     devices: Option<Arc<Acceptor>>,
     links: Arc<LinkConnector>,
 ) -> anyhow::Result<Started> {
-    let (listener, address) = open("edge", listen.address).await?;
+    let (listener, address) = bind("edge", listen.address, "--listen").await?;
     if let Some(devices) = devices {
         keep_fresh(room, "edge", move || devices.reload().map(|()| devices.certificate_ends()));
     }
@@ -144,16 +141,10 @@ async fn edge(
 }
 
 async fn worker(room: &Room, listen: SocketAddr, links: Arc<Acceptor>) -> anyhow::Result<Started> {
-    let (listener, address) = open("worker", listen).await?;
+    let (listener, address) = bind("worker", listen, "--listen").await?;
     keep_fresh(room, "links", move || links.reload().map(|()| links.certificate_ends()));
     hold(room, listener);
     Ok(Started { listening: vec![("worker", address)], hints: Vec::new() })
-}
-
-async fn open(what: &str, address: SocketAddr) -> anyhow::Result<(TcpListener, SocketAddr)> {
-    let listener = bind(what, address, "--listen").await?;
-    let bound = listener.local_addr().with_context(|| format!("{what}: ask for the address"))?;
-    Ok((listener, bound))
 }
 
 /// Holds a listener whose sessions are not part of this build: whoever comes is closed at once, and health says so.

@@ -7,7 +7,7 @@ use std::net::SocketAddr;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use anyhow::Context;
+use anyhow::anyhow;
 use rustix::process::{Resource, getrlimit, setrlimit};
 use tokio::net::TcpListener;
 use tokio::time::timeout;
@@ -76,7 +76,7 @@ pub fn run(config: Config) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
-        .context("start: make the runtime")?;
+        .map_err(|why| anyhow!("start: make the runtime: {why}; free memory or threads"))?;
     tracing::debug!(files, "open files allowed");
     let ended = runtime.block_on(serve(config, data, prepared));
     // A blocking call that hangs on a dead disk must not keep the process.
@@ -85,7 +85,8 @@ pub fn run(config: Config) -> anyhow::Result<()> {
 }
 
 async fn serve(config: Config, data: DataFolder, prepared: Prepared) -> anyhow::Result<()> {
-    let (told, listening) = signals::listen().context("start: listen for signals")?;
+    let (told, listening) = signals::listen()
+        .map_err(|why| anyhow!("start: listen for signals: {why}; report this"))?;
     let health = Health::default();
     let room = Room {
         metrics: Metrics::new(config.role.name().word(), &health),
@@ -115,21 +116,25 @@ async fn serve(config: Config, data: DataFolder, prepared: Prepared) -> anyhow::
 /// The admin listener answers through the drain, so that a balancer sees it.
 async fn open_admin(room: &Room, others: &TaskTracker) -> anyhow::Result<SocketAddr> {
     let address = room.config.admin.address;
-    let listener = bind("admin", address, "--admin").await?;
-    let bound = listener.local_addr().context("admin: ask for the address")?;
+    let (listener, bound) = bind("admin", address, "--admin").await?;
     let admin = Admin { health: room.health.clone(), metrics: room.metrics.clone() };
     others.spawn(admin.serve(listener, room.told.cut.clone()));
     Ok(bound)
 }
 
-/// Binds a listener, or says which flag takes it elsewhere.
+/// Binds a listener and says where it is, or which flag takes it elsewhere.
 ///
 /// # Errors
 /// The address is taken or not ours.
-pub async fn bind(what: &str, address: SocketAddr, flag: &str) -> anyhow::Result<TcpListener> {
-    TcpListener::bind(address).await.map_err(|why| {
-        anyhow::anyhow!("{what}: listen on {address}: {why}; name another address with {flag}")
-    })
+pub async fn bind(
+    what: &str,
+    address: SocketAddr,
+    flag: &str,
+) -> anyhow::Result<(TcpListener, SocketAddr)> {
+    let taken = |why| anyhow!("{what}: listen on {address}: {why}; name another with {flag}");
+    let listener = TcpListener::bind(address).await.map_err(taken)?;
+    let bound = listener.local_addr().map_err(taken)?;
+    Ok((listener, bound))
 }
 
 async fn wait(room: &Room) -> anyhow::Result<()> {

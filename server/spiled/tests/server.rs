@@ -134,6 +134,44 @@ fn a_second_start_keeps_certificates_and_renews_contexts() {
     assert!(context.contains(server.said("edge")), "{context}");
 }
 
+/// How many files a folder holds, at any depth.
+fn count(folder: &Path) -> usize {
+    let Ok(entries) = fs::read_dir(folder) else { return 0 };
+    let entries = entries.filter_map(|entry| Some(entry.ok()?.path()));
+    entries.map(|path| if path.is_dir() { count(&path) } else { 1 }).sum()
+}
+
+#[test]
+fn a_first_start_killed_after_any_file_is_completed_by_the_next() {
+    let whole = TempDir::new().unwrap();
+    assert_eq!(Server::start(&mut all_in_one(whole.path())).end(Signal::TERM).0, 0);
+    let files = count(whole.path());
+    assert!(files >= 13, "{files}");
+    for n in 1..files {
+        let folder = TempDir::new().unwrap();
+        let mut child =
+            all_in_one(folder.path()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        while count(folder.path()) < n {
+            std::thread::yield_now();
+        }
+        child.kill().unwrap();
+        child.wait().unwrap();
+        let server = Server::start(&mut all_in_one(folder.path()));
+        assert!(server.get("/readyz").starts_with("HTTP/1.1 200 "));
+        // A temporary file of the killed one may be left; the next write of that name takes it over.
+        assert!(count(folder.path()) >= files, "after {n} files");
+    }
+}
+
+#[test]
+fn a_folder_that_cannot_be_made_is_told_once_and_in_one_line() {
+    let folder = TempDir::new().unwrap();
+    fs::write(folder.path().join("file"), "").unwrap();
+    let (code, _, err) = done(&mut all_in_one(&folder.path().join("file/data")));
+    assert_eq!((code, err.lines().count()), (1, 1), "{err}");
+    assert_eq!(err.matches("name another folder").count(), 1, "{err}");
+}
+
 #[test]
 fn two_servers_never_share_a_folder() {
     let folder = TempDir::new().unwrap();
@@ -259,7 +297,7 @@ fn a_folder_of_others_and_a_taken_address_are_refused_in_one_line() {
     let (code, out, err) = done(&mut command);
     assert_eq!((code, out.as_str()), (1, ""));
     let said = format!("edge: listen on {address}: ");
-    assert!(err.contains(&said) && err.contains("name another address with --listen"), "{err}");
+    assert!(err.contains(&said) && err.contains("name another with --listen"), "{err}");
 }
 
 #[test]

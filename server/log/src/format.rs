@@ -2,6 +2,7 @@
 //!
 //! Encoding appends to a buffer, decoding is total: it returns a value or `None`/a typed error, and never panics. No I/O.
 
+pub(crate) mod accepted;
 pub(crate) mod batch;
 pub(crate) mod footer;
 pub(crate) mod header;

@@ -7,14 +7,17 @@
 pub mod disk;
 pub mod limits;
 
+mod accept;
 mod block;
 mod build;
 mod copy;
 mod error;
 mod format;
 mod health;
+mod keep;
 mod log;
 mod mark;
+mod offline;
 mod options;
 pub mod planted;
 mod position;
@@ -24,7 +27,10 @@ mod recover;
 mod scan;
 mod segment;
 mod shared;
+mod snapshot;
+mod stream;
 mod thread;
+mod time;
 mod writer;
 
 use std::ops::Range;
@@ -35,11 +41,14 @@ pub use disk::{Disk, DiskFile, RealDisk};
 pub use error::{AppendError, DiskError, KeepError, OpenError, ReadError};
 pub use format::record::Record;
 pub use health::{Damage, DamageKind, Health};
+pub use keep::{Retain, Retained};
 pub use log::Log;
 pub use options::Options;
 pub use position::Position;
 pub use queue::{Append, NEW_STREAM, in_this_call};
 pub use reader::Reader;
+pub use snapshot::{Snapshot, SnapshotInfo, SnapshotWriter};
+pub use stream::{StreamItem, StreamReader};
 
 /// What the log can do at this moment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -7,17 +7,21 @@ use std::sync::{Arc, Condvar, Mutex};
 use tokio::sync::watch;
 
 use crate::disk::Disk;
-use crate::error::{AppendError, At, OpenError};
+use crate::error::{AppendError, At, KeepError, OpenError, ReadError};
 use crate::health::Health;
+use crate::keep::{Retain, Retained};
 use crate::planted::Slips;
 use crate::queue::{Append, Queue};
 use crate::reader::Reader;
 use crate::recover::{Found, recover};
 use crate::segment::Open;
 use crate::shared::{Counters, Shared};
+use crate::snapshot::{Snapshot, SnapshotInfo, SnapshotWriter};
+use crate::stream::StreamReader;
 use crate::thread::Threads;
+use crate::time::position_at;
 use crate::writer::Writer;
-use crate::{Durable, Options, Position, Recovered, State, lock};
+use crate::{Durable, Options, Position, Record, Recovered, State, lock};
 
 /// One log in one folder. Clones are handles of the same log; it ends when the last is dropped or one is closed.
 #[derive(Clone, Debug)]
@@ -47,7 +51,7 @@ impl Log {
     pub fn open(disk: Arc<dyn Disk>, options: Options) -> Result<(Self, Recovered), OpenError> {
         let options = options.bounded();
         let slips = Slips::of(&options);
-        let Found { mut index, build, waiting, watermark, recovered } = recover(&*disk, slips)?;
+        let Found { mut index, build, accepted, watermark, recovered } = recover(&*disk, slips)?;
         let reserve = match options.reserve_bytes {
             0 => None,
             bytes => Shared::take_reserve(&*disk, bytes)?,
@@ -76,7 +80,7 @@ impl Log {
             index: Mutex::new(index),
             durable: watch::Sender::new(durable),
             writer: Mutex::new(build.map(|build| Writer::new(build, reserve))),
-            waiting: Mutex::new(waiting),
+            accepted: Mutex::new(accepted),
             watermark: Mutex::new(watermark),
             health: Mutex::new(health),
             counters: Counters::default(),
@@ -151,6 +155,59 @@ impl Log {
     #[must_use]
     pub fn read(&self, from: Position) -> Reader {
         Reader::new(self.shared.clone(), from)
+    }
+
+    /// Reads one stream in order, up to its record at `last`, from the record that holds `from_version` on, without touching
+    /// the records of others.
+    #[must_use]
+    pub fn read_stream(&self, stream: u64, last: Position, from_version: u64) -> StreamReader {
+        StreamReader::new(self.shared.clone(), stream, last, from_version)
+    }
+
+    /// The first record at or after this time; the durable end if there is none.
+    pub fn position_at(&self, time_ms: u64) -> Result<Position, ReadError> {
+        position_at(&self.shared, time_ms)
+    }
+
+    /// Begins a snapshot of views that hold everything below `position`. It must be newer than the last and not beyond the
+    /// durable end.
+    pub fn snapshot(&self, position: Position) -> Result<SnapshotWriter, KeepError> {
+        SnapshotWriter::new(self.shared.clone(), position)
+    }
+
+    /// The newest snapshot, verified whole; an older one if that is damaged.
+    pub fn newest_snapshot(&self) -> Result<Option<Snapshot>, KeepError> {
+        Ok(self.shared.newest_snapshot()?)
+    }
+
+    /// Removes and rewrites sealed segments that hold nothing that is wanted any more, or little: see [`Retain`].
+    pub fn retain(
+        &self,
+        rule: &Retain,
+        wanted: &mut dyn FnMut(&Record) -> bool,
+    ) -> Result<Retained, KeepError> {
+        self.shared.retain(rule, wanted)
+    }
+
+    /// Rewrites the sealed segment that holds `position` with its wanted records alone, at their positions. Says how many bytes
+    /// that freed; `None` when no sealed segment holds it.
+    pub fn rewrite(
+        &self,
+        position: Position,
+        wanted: &mut dyn FnMut(&Record) -> bool,
+    ) -> Result<Option<u64>, KeepError> {
+        self.shared.rewrite(position, wanted)
+    }
+
+    /// An operator accepts that what is damaged within `range` is lost. Health turns green for it, now and after later
+    /// starts; where writes waited for it ([`State::Damaged`]), they go on.
+    pub fn accept(&self, range: Range<Position>) -> Result<(), KeepError> {
+        self.shared.accept(&range)
+    }
+
+    /// The snapshots there are, newest first.
+    pub fn snapshots(&self) -> Result<Vec<SnapshotInfo>, KeepError> {
+        Ok(self.shared.snapshots()?)
     }
 
     /// One group commit on this thread (`Options::inline`). Says whether anything waited.

@@ -17,6 +17,8 @@ pub struct Options {
     pub reserve_bytes: u64,
     /// With less than this free on the disk the log takes only reserved records, before the disk is full (64 MiB).
     pub free_bytes_low: u64,
+    /// Bytes the log may have in all; at the limit it takes only reserved records until retention made room. 0: no limit.
+    pub bytes_max: u64,
     /// Batches kept in memory after their sync, for readers that follow closely (8 MiB); 0 for none.
     pub recent_bytes: usize,
     /// Write the watermark whenever this much was written since the last (64 MiB). It bounds what a start copies.
@@ -37,6 +39,7 @@ impl Default for Options {
             prefill: true,
             reserve_bytes: 16 << 20,
             free_bytes_low: 64 << 20,
+            bytes_max: 0,
             recent_bytes: 8 << 20,
             watermark_bytes: 64 << 20,
             inline: false,

@@ -4,6 +4,7 @@
 
 use std::sync::{Arc, Mutex, Weak};
 
+use crate::accept::Accepted;
 use crate::build::{Builder, MakeError, Seal};
 use crate::copy::{Copied, Source, copy};
 use crate::disk::{Disk, read_exact, write_whole};
@@ -19,23 +20,11 @@ use crate::segment::{Index, Lookup, Open, OpenFile, Segment, file_name, id_of};
 use crate::writer::discard;
 use crate::{Position, Recovered, TornTail};
 
-/// The open segment of a log whose damage waits for an operator.
-#[derive(Debug)]
-pub(crate) struct Waiting {
-    /// `None` when its header can't be read.
-    pub(crate) segment: Option<(Header, Arc<OpenFile>)>,
-    /// Its id.
-    pub(crate) id: u64,
-    pub(crate) base: u64,
-    pub(crate) proven: u64,
-    pub(crate) holes: Vec<(u64, u64)>,
-}
-
 /// What recovery found and made.
 pub(crate) struct Found {
     pub(crate) index: Index,
     pub(crate) build: Option<Builder>,
-    pub(crate) waiting: Option<Waiting>,
+    pub(crate) accepted: Accepted,
     pub(crate) watermark: WatermarkFile,
     pub(crate) recovered: Recovered,
 }
@@ -55,18 +44,21 @@ pub(crate) struct Recovery<'a> {
     pub(crate) damages: Vec<Damage>,
     pub(crate) resealed: Vec<String>,
     pub(crate) torn: Option<TornTail>,
+    accepted: Accepted,
     /// Mistakes made on purpose.
     pub(crate) slips: crate::planted::Slips,
 }
 
 /// Recovers the log in `disk`.
 pub(crate) fn recover(disk: &dyn Disk, slips: crate::planted::Slips) -> Result<Found, OpenError> {
-    Recovery { disk, damages: Vec::new(), resealed: Vec::new(), torn: None, slips }.run()
+    let names = disk.list().at("list", "the folder")?;
+    let accepted = Accepted::open(disk, names.iter().any(|name| name == Accepted::NAME))?;
+    Recovery { disk, damages: Vec::new(), resealed: Vec::new(), torn: None, accepted, slips }
+        .run(&names)
 }
 
 impl Recovery<'_> {
-    fn run(mut self) -> Result<Found, OpenError> {
-        let names = self.disk.list().at("list", "the folder")?;
+    fn run(mut self, names: &[String]) -> Result<Found, OpenError> {
         if !names.is_empty() {
             // log §10: names that a killed process saw need not be on disk.
             self.disk.sync_folder().at("sync", "the folder")?;
@@ -89,7 +81,7 @@ impl Recovery<'_> {
     }
 
     pub(crate) fn damage(&mut self, kind: DamageKind, file: &str, from: u64, to: u64) {
-        let accepted = false;
+        let accepted = from < to && self.accepted.covers(from, to);
         self.damages.push(Damage {
             kind,
             file: file.to_owned(),
@@ -144,8 +136,15 @@ impl Recovery<'_> {
                 last = self.lost(one, successor, last, index);
                 continue;
             };
+            let next_base =
+                found.get(n + 1).and_then(|next| next.header.as_ref()).map(|next| next.base);
+            if next_base.is_some_and(|next| next <= floor) {
+                self.finish_removal(one)?;
+                continue;
+            }
             self.join(header, &last);
             if header.base > last.end {
+                // Above the floor nothing was removed on purpose.
                 self.damage(DamageKind::Segment, &file_name(one.id), last.end, header.base);
             }
             last.id = one.id;
@@ -166,6 +165,12 @@ impl Recovery<'_> {
             }
         }
         Ok(last)
+    }
+
+    /// log §12: the floor was moved before the file was to be removed.
+    fn finish_removal(&self, one: &OnDisk) -> Result<(), OpenError> {
+        self.disk.remove(&file_name(one.id)).at("remove", &file_name(one.id))?;
+        Ok(self.disk.sync_folder().at("sync the folder of", &file_name(one.id))?)
     }
 
     /// log §3: a segment names the hash of the one before it.
@@ -285,7 +290,7 @@ impl Recovery<'_> {
         let mut found = Found {
             index: Index::default(),
             build: None,
-            waiting: None,
+            accepted: self.accepted.clone(),
             watermark,
             recovered: Recovered::default(),
         };
@@ -319,11 +324,11 @@ impl Recovery<'_> {
         recovered.damages = self.damages;
         recovered.resealed = self.resealed;
         recovered.torn = self.torn;
-        if let Some(waiting) = &found.waiting {
-            let from = waiting.holes.iter().map(|hole| hole.0).min().unwrap_or(waiting.proven);
-            let to = waiting.holes.iter().map(|hole| hole.1).max().unwrap_or(waiting.proven);
-            recovered.waiting = Some(from.into()..to.into());
-        }
+    }
+
+    /// All that is lost behind the last segment was accepted.
+    fn lets_go(&self, last: &Last, durable: u64) -> bool {
+        durable <= last.end || self.accepted.covers(last.end, durable)
     }
 
     /// What is proven is lost and there is no segment to look into.
@@ -331,9 +336,7 @@ impl Recovery<'_> {
         let end = durable.max(last.end);
         self.damage(DamageKind::Segment, &file_name(last.id), last.end, end);
         (index.durable_end, index.last_time) = (end, last.time);
-        let holes = vec![(last.end, end)];
-        found.waiting =
-            Some(Waiting { segment: None, id: last.id, base: last.end, proven: end, holes });
+        found.recovered.waiting = Some(last.end.into()..end.into());
     }
 
     /// The segment that was being written when the log stopped.
@@ -348,7 +351,10 @@ impl Recovery<'_> {
         let bounds = Bounds { limit: None, proven: durable, jumps: false };
         let scan = scan(&file, &header, bounds)?;
         found.recovered.watermark = scan.proven.into();
-        if !scan.holes.is_empty() {
+        for (from, to) in &scan.holes {
+            self.damage(DamageKind::Records, &file_name(header.id), *from, *to);
+        }
+        if !scan.holes.iter().all(|(from, to)| self.accepted.covers(*from, *to)) {
             self.wait(header, file, scan, index, found);
             return Ok(());
         }
@@ -364,29 +370,16 @@ impl Recovery<'_> {
         index: &mut Index,
         found: &mut Found,
     ) {
-        let name = file_name(header.id);
-        for (from, to) in &scan.holes {
-            self.damage(DamageKind::Records, &name, *from, *to);
-        }
-        let one = OnDisk {
-            id: header.id,
-            file: file.clone(),
-            header: None,
-            trailer: None,
-            file_bytes: scan.data_end,
-        };
+        let one =
+            OnDisk { id: header.id, file, header: None, trailer: None, file_bytes: scan.data_end };
         // Only what is proven can be read until then.
         let mut segment = scanned_segment(&one, &header, &scan);
         segment.end = scan.proven;
         (index.durable_end, index.last_time) = (scan.proven, scan.last_time);
         index.sealed.push(Arc::new(segment));
-        found.waiting = Some(Waiting {
-            id: header.id,
-            base: header.base,
-            proven: scan.proven,
-            holes: scan.holes,
-            segment: Some((header, file)),
-        });
+        let from = scan.holes.iter().map(|hole| hole.0).min().unwrap_or(scan.proven);
+        let to = scan.holes.iter().map(|hole| hole.1).max().unwrap_or(scan.proven);
+        found.recovered.waiting = Some(from.into()..to.into());
     }
 
     /// Makes what was read of the open segment true on disk, and a segment to write on.

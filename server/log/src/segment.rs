@@ -238,6 +238,12 @@ pub(crate) struct Open {
 }
 
 impl Open {
+    /// What is known of the record of a stream at exactly this position.
+    pub(crate) fn entry(&self, position: u64) -> Option<Entry> {
+        let n = self.entries.partition_point(|entry| entry.position < position);
+        self.entries.get(n).filter(|entry| entry.position == position).copied()
+    }
+
     /// The open segment as a builder left it.
     pub(crate) fn of(build: &Builder, marks: Vec<Mark>, entries: Vec<Entry>) -> Self {
         Self {
@@ -296,18 +302,51 @@ impl Index {
         self.sealed.first().map(|segment| segment.base).or(open).unwrap_or(self.durable_end)
     }
 
+    /// Bytes of all its files.
+    pub(crate) fn file_bytes(&self) -> u64 {
+        let open = self.open.as_ref().map(|open| open.data_end);
+        self.sealed.iter().map(|segment| segment.file_bytes).chain(open).sum()
+    }
+
     pub(crate) fn find(&self, position: u64) -> Place {
         if position >= self.durable_end {
             return Place::End;
         }
-        if let Some(recent) = self.recent(position) {
-            return Place::Recent(recent);
+        match self.recent(position) {
+            Some(recent) => Place::Recent(recent),
+            None => self.find_file(position),
+        }
+    }
+
+    /// The same, in files only.
+    pub(crate) fn find_file(&self, position: u64) -> Place {
+        if position >= self.durable_end {
+            return Place::End;
         }
         match &self.open {
             Some(open) if position >= open.header.base => {
                 Place::Open(self.view(open), self.open_mark(open, |mark| mark.position <= position))
             }
             Some(_) | None => self.find_sealed(position),
+        }
+    }
+
+    /// The newest sealed segment before this base.
+    pub(crate) fn sealed_before(&self, base: u64) -> Option<Arc<Segment>> {
+        let n = self.sealed.partition_point(|segment| segment.base < base);
+        n.checked_sub(1).and_then(|n| self.sealed.get(n)).cloned()
+    }
+
+    /// The sealed segment that holds this position.
+    pub(crate) fn sealed_at(&self, position: u64) -> Option<Arc<Segment>> {
+        let n = self.sealed.partition_point(|segment| segment.end <= position);
+        self.sealed.get(n).filter(|segment| segment.base <= position).cloned()
+    }
+
+    /// Puts a rewritten segment in the place of the old one.
+    pub(crate) fn replace(&mut self, new: Arc<Segment>) {
+        if let Some(old) = self.sealed.iter_mut().find(|old| old.id == new.id) {
+            *old = new;
         }
     }
 

@@ -5,13 +5,13 @@ use std::sync::{Arc, Condvar, Mutex};
 
 use tokio::sync::watch;
 
+use crate::accept::Accepted;
 use crate::disk::{Disk, DiskFile, is_full};
 use crate::error::{At, DiskError};
 use crate::health::{Damage, Health};
 use crate::mark::WatermarkFile;
 use crate::planted::Slips;
 use crate::queue::Queue;
-use crate::recover::Waiting;
 use crate::segment::Index;
 use crate::writer::Writer;
 use crate::{Durable, Options, State, lock};
@@ -31,7 +31,7 @@ pub(crate) struct Shared {
     pub(crate) durable: watch::Sender<Durable>,
     /// `None` while damage waits for an operator.
     pub(crate) writer: Mutex<Option<Writer>>,
-    pub(crate) waiting: Mutex<Option<Waiting>>,
+    pub(crate) accepted: Mutex<Accepted>,
     pub(crate) watermark: Mutex<WatermarkFile>,
     pub(crate) health: Mutex<Health>,
     pub(crate) counters: Counters,
@@ -127,10 +127,19 @@ impl Shared {
     /// Takes less before the disk is full, and everything again once there is room.
     fn look_for_room(&self) {
         let low = self.options.free_bytes_low;
-        let Ok(free) = self.disk.free_bytes() else { return };
+        let Ok(mut free) = self.disk.free_bytes() else { return };
+        if self.options.bytes_max > 0 {
+            // A log at its limit has as little room as one on a full disk.
+            free = free.min(
+                self.options
+                    .bytes_max
+                    .saturating_sub(lock(&self.index).file_bytes())
+                    .saturating_add(low),
+            );
+        }
         let state = lock(&self.queue).state;
         match state {
-            State::Running if free < low => {
+            State::Running if free < low || (self.options.bytes_max > 0 && free <= low) => {
                 self.health_note(|health| {
                     health.full = Some(format!("{free} bytes are free, {low} are kept"))
                 });
@@ -186,7 +195,9 @@ impl Shared {
         note(&mut lock(&self.health));
     }
 
-    pub(crate) fn damaged(&self, damage: Damage) {
+    pub(crate) fn damaged(&self, mut damage: Damage) {
+        damage.accepted |=
+            damage.loses() && lock(&self.accepted).covers(damage.from.get(), damage.to.get());
         self.health_note(|health| health.add(damage));
     }
 }

@@ -120,3 +120,110 @@ fn a_batch_takes_several_positions_and_streams_name_themselves() {
     assert_eq!((records[1].stream, records[1].prev, records[1].position.get()), (1, 1, 11));
     assert_eq!(records[1].head, &b"head"[..]);
 }
+
+/// Two streams, interleaved over many small segments; `last[n]` is where each ended.
+fn two_streams(log: &Log, count: u64) -> [(u64, u64); 2] {
+    let mut ends = [(0, 0); 2];
+    for version in 1..=count {
+        for end in &mut ends {
+            let fresh = end.0 == 0;
+            let stream = if fresh { NEW_STREAM } else { end.0 };
+            let payload = format!("{}-{version}", if fresh { 0 } else { end.0 }).repeat(60);
+            let time_ms = version * 10;
+            let append =
+                Append { stream, version, prev: end.1, time_ms, ..record(payload.as_bytes()) };
+            let range = log.append(1, &mut vec![append]).unwrap();
+            let position = range.start.get();
+            *end = (if fresh { position } else { end.0 }, position);
+            wait(log, range.end);
+        }
+    }
+    ends
+}
+
+fn versions(log: &Log, stream: u64, last: u64, from: u64) -> Vec<u64> {
+    let mut reader = log.read_stream(stream, last.into(), from);
+    let mut got = Vec::new();
+    while let Some(item) = reader.next(2000).unwrap() {
+        match item {
+            spile_log::StreamItem::Records(records) => {
+                got.extend(records.iter().map(|r| r.version))
+            }
+            spile_log::StreamItem::Gap(gap) => panic!("{gap:?}"),
+        }
+    }
+    got
+}
+
+#[test]
+fn a_stream_is_read_without_the_others() {
+    let folder = tempfile::tempdir().unwrap();
+    let options = Options { segment_bytes: 16 << 10, ..options() };
+    let (log, _) = open(folder.path(), options.clone());
+    let ends = two_streams(&log, 150);
+    let check = |log: &Log| {
+        for (stream, last) in ends {
+            for from in [0, 1, 2, 77, 149, 150, 151] {
+                let want: Vec<u64> = (from.max(1)..=150).collect();
+                // The record at `last` is read in any case to see that there is nothing to give.
+                assert_eq!(versions(log, stream, last, from), want, "from {from}");
+            }
+        }
+    };
+    assert!(log.health().segments > 4);
+    check(&log);
+    drop(log);
+    let (log, _) = open(folder.path(), options);
+    check(&log);
+    for time in [0, 10, 11, 500, 1500] {
+        let want = log.read(Position::FIRST);
+        let found = log.position_at(time).unwrap();
+        assert_eq!(found.get(), time.div_ceil(10).max(1) * 2 - 1, "at {time}, {want:?}");
+    }
+    assert_eq!(log.position_at(1501).unwrap(), log.next());
+}
+
+#[test]
+fn retention_waits_for_a_snapshot_and_leaves_what_is_wanted() {
+    let folder = tempfile::tempdir().unwrap();
+    let options = Options { segment_bytes: 16 << 10, ..options() };
+    let (log, _) = open(folder.path(), options.clone());
+    let ends = two_streams(&log, 150);
+    let rule = spile_log::Retain {
+        before: log.next(),
+        older_than_ms: Some(1000),
+        bytes_max: None,
+        rewrite_percent: 50,
+    };
+    let none = log.retain(&rule, &mut |_| false).unwrap();
+    assert_eq!(none, spile_log::Retained::default(), "there is no snapshot yet");
+    let mut snapshot = log.snapshot(log.durable().borrow().end).unwrap();
+    snapshot.write(b"views").unwrap();
+    snapshot.finish().unwrap();
+    // One record of the first stream is wanted in the middle.
+    let wanted = ends[0].0 + 2 * 40;
+    let done = log.retain(&rule, &mut |r| r.position.get() == wanted).unwrap();
+    assert!(!done.removed.is_empty() && !done.rewritten.is_empty(), "{done:?}");
+    let check = |log: &Log| {
+        let mut reader = log.read(Position::FIRST);
+        let mut seen = Vec::new();
+        while let Some(block) = reader.next(5000).unwrap() {
+            assert!(
+                block.gap().is_none_or(|gap| gap.kind == spile_log::GapKind::Removed),
+                "{block:?}"
+            );
+            seen.extend(block.records().map(|r| r.position.get()));
+        }
+        assert!(seen.contains(&wanted));
+        assert!(seen.is_sorted() && seen.last() == Some(&300));
+        let first_whole = seen.iter().copied().find(|p| *p > wanted + 2).unwrap();
+        assert_eq!(seen.iter().filter(|p| **p >= first_whole).count() as u64, 301 - first_whole);
+        assert!(log.health().is_good(), "{:?}", log.health());
+        assert_eq!(log.newest_snapshot().unwrap().unwrap().read().unwrap().unwrap(), &b"views"[..]);
+    };
+    check(&log);
+    drop(log);
+    let (log, recovered) = open(folder.path(), options);
+    assert!(recovered.damages.is_empty(), "{recovered:?}");
+    check(&log);
+}

@@ -11,6 +11,8 @@ extern crate alloc;
 extern crate std;
 
 pub mod code;
+#[cfg(feature = "codec")]
+pub mod codec;
 pub mod crc;
 pub mod frame;
 pub mod id;

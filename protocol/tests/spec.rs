@@ -2,6 +2,8 @@
 //! fields of the structs, in their order. `SPILE_WRITE_SPEC=1 cargo test -p spile-protocol --test spec` writes the
 //! generated ones.
 
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic, reason = "a test may fail")]
+
 use std::fmt::Write as _;
 use std::path::PathBuf;
 

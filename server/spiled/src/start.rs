@@ -190,3 +190,85 @@ fn raise_open_files() -> Option<u64> {
     }
     limit.maximum
 }
+
+#[cfg(test)]
+mod tests {
+    use std::future::pending;
+
+    use tempfile::TempDir;
+    use tokio::sync::{oneshot, watch};
+    use tokio::time::sleep;
+
+    use super::*;
+    use crate::config::Overrides;
+
+    fn room(folder: &TempDir) -> Room {
+        let health = Health::default();
+        health.enter(Phase::Serving);
+        let (_, reload) = watch::channel(0);
+        let told =
+            Told { shutdown: CancellationToken::new(), cut: CancellationToken::new(), reload };
+        Room {
+            config: Arc::new(Config::load(None, &Overrides::default(), None).unwrap()),
+            data: Arc::new(DataFolder::open(folder.path()).unwrap()),
+            metrics: Metrics::new("all", &health),
+            health,
+            told,
+            tasks: TaskTracker::new(),
+            downfall: Downfall::default(),
+        }
+    }
+
+    #[tokio::test]
+    async fn a_part_that_fails_ends_the_process_with_the_first_reason() {
+        let folder = TempDir::new().unwrap();
+        let room = room(&folder);
+        room.tasks.spawn(pending::<()>());
+        room.fail("log", "sync of a segment failed; restart on a sound disk");
+        room.fail("views", "closed");
+        assert!(!room.health.is_ready());
+        let why = wait(&room).await.unwrap_err().to_string();
+        assert_eq!(why, "log: sync of a segment failed; restart on a sound disk");
+    }
+
+    #[tokio::test]
+    async fn a_failure_in_the_drain_is_a_failure() {
+        let folder = TempDir::new().unwrap();
+        let room = room(&folder);
+        let task = room.clone();
+        room.tasks.spawn(async move {
+            task.told.shutdown.cancelled().await;
+            task.fail("log", "the last sync failed");
+        });
+        room.told.shutdown.cancel();
+        assert_eq!(wait(&room).await.unwrap_err().to_string(), "log: the last sync failed");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_drain_waits_for_its_tasks() {
+        let folder = TempDir::new().unwrap();
+        let room = room(&folder);
+        let (done, mut is_done) = oneshot::channel();
+        let (shutdown, health) = (room.told.shutdown.clone(), room.health.clone());
+        room.tasks.spawn(async move {
+            shutdown.cancelled().await;
+            // Virtual time, far below the drain's limit.
+            sleep(Duration::from_secs(5)).await;
+            done.send(health.report().phase).unwrap();
+        });
+        room.told.shutdown.cancel();
+        wait(&room).await.unwrap();
+        assert_eq!(is_done.try_recv(), Ok(Phase::Draining));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_drain_that_hangs_is_cut_within_ten_seconds_or_by_a_second_signal() {
+        let folder = TempDir::new().unwrap();
+        let room = room(&folder);
+        room.tasks.spawn(pending::<()>());
+        room.told.shutdown.cancel();
+        timeout(Duration::from_secs(10), wait(&room)).await.unwrap().unwrap();
+        room.told.cut.cancel();
+        timeout(Duration::from_millis(1), wait(&room)).await.unwrap().unwrap();
+    }
+}

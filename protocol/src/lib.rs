@@ -18,5 +18,6 @@ pub mod frame;
 pub mod id;
 pub mod limits;
 pub mod message;
+pub mod session;
 pub mod time;
 pub mod varint;

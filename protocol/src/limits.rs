@@ -103,6 +103,14 @@ limits! {
     CHEAP_BURST: u32 = 4096;
     /// Cheap frames a second beyond that.
     CHEAP_PER_S: u32 = 1024;
+    /// Cheap frames a session gets back for each event of its that is acknowledged.
+    CHEAP_PER_EVENT: u32 = 4;
+    /// Calls to a session that it has not answered. At the cap: no other is handed to it.
+    CALLS: usize = 256;
+    /// Faults that wait to be said to a session. At the cap: it asks and never reads, and ends.
+    FAULTS: usize = 4096;
+    /// How long a session that goes away answers what is in flight. At the deadline: it is closed.
+    DRAIN_S: u32 = 10;
     /// PINGs that may come at once. At the cap: FAULT, the session ends.
     PING_BURST: u32 = 16;
     /// PINGs a second beyond that.

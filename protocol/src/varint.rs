@@ -27,7 +27,15 @@ pub const fn len(value: u64) -> usize {
 }
 
 /// Reads one number from the front of `bytes`: the number and how many bytes it took.
+#[inline]
 pub fn decode(bytes: &[u8]) -> Result<(u64, usize), VarintError> {
+    match bytes.first() {
+        Some(&byte) if byte < 0x80 => Ok((u64::from(byte), 1)),
+        Some(_) | None => decode_long(bytes),
+    }
+}
+
+fn decode_long(bytes: &[u8]) -> Result<(u64, usize), VarintError> {
     let mut value = 0_u64;
     for (index, &byte) in bytes.iter().take(MAX_BYTES).enumerate() {
         if index == MAX_BYTES - 1 && byte > 1 {
@@ -43,7 +51,18 @@ pub fn decode(bytes: &[u8]) -> Result<(u64, usize), VarintError> {
 }
 
 /// Writes `value` to the front of `out`: how many bytes it took, or `None` where `out` is too short.
-pub fn encode(mut value: u64, out: &mut [u8]) -> Option<usize> {
+#[inline]
+pub fn encode(value: u64, out: &mut [u8]) -> Option<usize> {
+    match (value.to_le_bytes(), out.first_mut()) {
+        ([low @ 0..0x80, 0, 0, 0, 0, 0, 0, 0], Some(first)) => {
+            *first = low;
+            Some(1)
+        }
+        (_, _) => encode_long(value, out),
+    }
+}
+
+fn encode_long(mut value: u64, out: &mut [u8]) -> Option<usize> {
     let length = len(value);
     for byte in out.get_mut(..length)?.iter_mut() {
         let low = value.to_le_bytes()[0] & 0x7f;

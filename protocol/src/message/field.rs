@@ -54,6 +54,7 @@ impl<'a> Fields<'a> {
 
     /// What has not been read.
     #[must_use]
+    #[inline]
     pub const fn rest(&self) -> &'a [u8] {
         self.rest
     }
@@ -91,6 +92,7 @@ impl<'a> Fields<'a> {
     }
 
     /// The next canonical varint.
+    #[inline]
     pub fn varint(&mut self, what: &'static str) -> Result<u64, DecodeError> {
         let malformed = DecodeError::malformed(what);
         let (value, used) = varint::decode(self.rest).map_err(|_| malformed)?;
@@ -99,6 +101,7 @@ impl<'a> Fields<'a> {
     }
 
     /// The next varint, which must fit 32 bits.
+    #[inline]
     pub fn varint32(&mut self, what: &'static str) -> Result<u32, DecodeError> {
         u32::try_from(self.varint(what)?).map_err(|_| DecodeError::malformed(what))
     }
@@ -121,6 +124,7 @@ impl<'a> Fields<'a> {
     }
 
     /// The next byte.
+    #[inline]
     pub fn byte(&mut self, what: &'static str) -> Result<u8, DecodeError> {
         let (&byte, rest) = self.rest.split_first().ok_or(DecodeError::malformed(what))?;
         self.rest = rest;
@@ -280,12 +284,14 @@ impl<'a> Writer<'a> {
     }
 
     /// A varint.
+    #[inline]
     pub fn varint(&mut self, value: u64) -> Result<(), Full> {
         self.at += varint::encode(value, self.out.get_mut(self.at..).ok_or(Full)?).ok_or(Full)?;
         Ok(())
     }
 
     /// Bytes as they are.
+    #[inline]
     pub fn raw(&mut self, bytes: &[u8]) -> Result<(), Full> {
         let free = self.out.get_mut(self.at..).ok_or(Full)?;
         free.get_mut(..bytes.len()).ok_or(Full)?.copy_from_slice(bytes);

@@ -8,6 +8,7 @@ use crate::format::batch::{self, Batch};
 use crate::format::footer::{GapRow, Mark};
 use crate::format::record::{RecordError, RecordHeader};
 use crate::format::{Salt, wide};
+use crate::planted::Slips;
 use crate::queue::{Entry, Pending};
 use crate::scan::Window;
 
@@ -116,7 +117,7 @@ fn flush(build: &mut Builder, batch: &mut Pending, copied: &mut Copied) -> Resul
     }
     // The file is seen only once it is synced whole: so each batch may say that all before it is.
     let tag = build.finish(batch, batch.base);
-    build.write(batch).at("write", &build.name())?;
+    build.write(batch, Slips::default()).at("write", &build.name())?;
     let added = build.advance(batch, tag);
     copied.marks.extend(added.mark);
     copied.entries.extend(added.entries);

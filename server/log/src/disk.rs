@@ -4,12 +4,14 @@
 //! [`Disk::sync_folder`] returned.
 
 pub mod real;
+pub mod sim;
 
 use std::fmt::Debug;
 use std::io::{self, IoSlice};
 use std::sync::Arc;
 
 pub use real::RealDisk;
+pub use sim::SimDisk;
 
 /// One folder and its files.
 pub trait Disk: Send + Sync + Debug {

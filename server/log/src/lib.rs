@@ -37,7 +37,7 @@ use std::ops::Range;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 pub use block::{Block, Gap, GapKind, Records};
-pub use disk::{Disk, DiskFile, RealDisk};
+pub use disk::{Disk, DiskFile, RealDisk, SimDisk};
 pub use error::{AppendError, DiskError, KeepError, OpenError, ReadError};
 pub use format::record::Record;
 pub use health::{Damage, DamageKind, Health};

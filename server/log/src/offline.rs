@@ -7,6 +7,7 @@ use crate::Position;
 use crate::error::DiskError;
 use crate::format::footer::Trailer;
 use crate::format::header::{Header, REWRITTEN};
+use crate::planted::Slips;
 use crate::scan::{Bounds, Scan, scan};
 use crate::segment::{Lookup, Segment, View};
 
@@ -25,7 +26,8 @@ pub(crate) fn check_records(
         prev_hash: [0; 32],
     };
     let jumps = segment.flags & REWRITTEN != 0;
-    let bounds = Bounds { limit: Some(segment.end), proven: segment.end, jumps };
+    let bounds =
+        Bounds { limit: Some(segment.end), proven: segment.end, jumps, slips: Slips::default() };
     let found = scan(&view.file, &header, bounds)?;
     let mut bad: Vec<Range<Position>> =
         found.holes.iter().map(|(a, b)| (*a).into()..(*b).into()).collect();

@@ -9,6 +9,7 @@ use crate::build::{Builder, MakeError, Seal};
 use crate::copy::{Copied, Source, copy};
 use crate::disk::{Disk, read_exact, write_whole};
 use crate::error::{At, DiskError, OpenError};
+use crate::format::batch::Batch;
 use crate::format::footer::{GapRow, PAGE, Trailer};
 use crate::format::header::{COPIED, Header, HeaderError, REWRITTEN};
 use crate::format::{crc, narrow, wide};
@@ -19,6 +20,9 @@ use crate::scan::{Bounds, Scan, Window, scan};
 use crate::segment::{Index, Lookup, Open, OpenFile, Segment, file_name, id_of};
 use crate::writer::discard;
 use crate::{Position, Recovered, TornTail};
+
+/// More positions than this no segment has: a batch header that says so is not believed even as a hint.
+const POSITIONS_MAX: u64 = 1 << 48;
 
 /// What recovery found and made.
 pub(crate) struct Found {
@@ -133,7 +137,7 @@ impl Recovery<'_> {
             let successor = found.iter().skip(n + 1).find_map(|next| next.header.as_ref());
             let follows = found.get(n + 1).is_some();
             let Some(header) = &one.header else {
-                last = self.lost(one, successor, last, index);
+                last = self.lost(one, successor, last, index)?;
                 continue;
             };
             let next_base =
@@ -187,15 +191,35 @@ impl Recovery<'_> {
         successor: Option<&Header>,
         last: Last,
         index: &mut Index,
-    ) -> Last {
+    ) -> Result<Last, OpenError> {
         let end = successor.map_or(last.end, |next| next.base).max(last.end);
-        let next =
-            Last { id: one.id, lost: successor.is_none(), end, named: false, open: None, ..last };
+        let may_reach =
+            if successor.is_none() { self.hint(one, last.end)?.max(last.may_reach) } else { 0 };
+        let next = Last { id: one.id, may_reach, end, named: false, open: None, ..last };
         if successor.is_some() {
             self.damage(DamageKind::Segment, &file_name(one.id), last.end, end);
             index.sealed.push(Arc::new(lost_segment(one, last.end, end, last.time)));
         }
-        next
+        Ok(next)
+    }
+
+    /// How far the positions of a segment may have gone whose salt is lost: no tag can be checked, so what its batch headers say
+    /// is taken only to be sure that no position is used twice.
+    fn hint(&self, one: &OnDisk, from: u64) -> Result<u64, OpenError> {
+        let mut reach = from.saturating_add(one.file_bytes);
+        let mut window = Window::new(&*one.file.0, file_name(one.id))?;
+        let mut at = HEADER_PAGE;
+        while at < one.file_bytes {
+            let bytes = window.get(at, 1 << 20)?;
+            for n in (0..bytes.len()).step_by(8) {
+                let said = bytes.get(n..).and_then(Batch::hint).filter(|(base, end)| {
+                    *base >= from && base < end && end.saturating_sub(from) < POSITIONS_MAX
+                });
+                reach = reach.max(said.map_or(0, |(_, end)| end));
+            }
+            at = at.saturating_add(1 << 20);
+        }
+        Ok(reach)
     }
 
     /// A segment without a footer that another follows: recovery was killed before it sealed it, or the footer is damaged.
@@ -227,7 +251,8 @@ impl Recovery<'_> {
         last: &mut Last,
         index: &mut Index,
     ) -> Result<(), OpenError> {
-        let bounds = Bounds { limit, proven: 0, jumps: header.flags & REWRITTEN != 0 };
+        let bounds =
+            Bounds { limit, proven: 0, jumps: header.flags & REWRITTEN != 0, slips: self.slips };
         let scan = scan(&one.file, header, bounds)?;
         let name = file_name(one.id);
         for (from, to) in &scan.holes {
@@ -298,11 +323,15 @@ impl Recovery<'_> {
             Some((header, file)) => {
                 self.open_segment(header, file, durable, &mut index, &mut found)?
             }
-            None if last.lost || durable > last.end => {
-                self.wait_without(&last, durable, &mut index, &mut found)
+            None if !self.lets_go(&last, durable) => {
+                self.wait_without(&last, durable, &mut index, &mut found);
             }
             None => {
-                let header = self.next_header(last.id, last.end, last.time, 0, last.hash)?;
+                let base = last.end.max(durable).max(last.may_reach);
+                if base > last.end {
+                    self.damage(DamageKind::Segment, &file_name(last.id), last.end, base);
+                }
+                let header = self.next_header(last.id, base, last.time, 0, last.hash)?;
                 let (build, _) = self.make(header, |_| Ok(Copied::default()))?;
                 (index.durable_end, index.last_time) = (build.end, build.last_time);
                 index.open = Some(Open::of(&build, Vec::new(), Vec::new()));
@@ -328,12 +357,13 @@ impl Recovery<'_> {
 
     /// All that is lost behind the last segment was accepted.
     fn lets_go(&self, last: &Last, durable: u64) -> bool {
-        durable <= last.end || self.accepted.covers(last.end, durable)
+        let reach = durable.max(last.may_reach);
+        reach <= last.end || self.accepted.covers(last.end, reach)
     }
 
     /// What is proven is lost and there is no segment to look into.
     fn wait_without(&mut self, last: &Last, durable: u64, index: &mut Index, found: &mut Found) {
-        let end = durable.max(last.end);
+        let end = durable.max(last.end).max(last.may_reach);
         self.damage(DamageKind::Segment, &file_name(last.id), last.end, end);
         (index.durable_end, index.last_time) = (end, last.time);
         found.recovered.waiting = Some(last.end.into()..end.into());
@@ -348,7 +378,7 @@ impl Recovery<'_> {
         index: &mut Index,
         found: &mut Found,
     ) -> Result<(), OpenError> {
-        let bounds = Bounds { limit: None, proven: durable, jumps: false };
+        let bounds = Bounds { limit: None, proven: durable, jumps: false, slips: self.slips };
         let scan = scan(&file, &header, bounds)?;
         found.recovered.watermark = scan.proven.into();
         for (from, to) in &scan.holes {
@@ -426,7 +456,7 @@ impl Recovery<'_> {
         found: &mut Found,
     ) -> Result<(), OpenError> {
         let proven = all.proven;
-        let bounds = Bounds { limit: Some(proven), proven, jumps: false };
+        let bounds = Bounds { limit: Some(proven), proven, jumps: false, slips: self.slips };
         let kept = scan(file, header, bounds)?;
         let name = file_name(header.id);
         let empty = proven == header.base && kept.holes.is_empty();
@@ -495,7 +525,9 @@ impl Recovery<'_> {
         let copied = fill(&mut build)?;
         build.disk_file().sync().at("sync", &tmp)?;
         self.disk.rename(&tmp, &name).at("rename", &tmp)?;
-        self.disk.sync_folder().at("sync the folder of", &name)?;
+        if !self.slips.skips_folder_sync() {
+            self.disk.sync_folder().at("sync the folder of", &name)?;
+        }
         Ok((build, copied))
     }
 
@@ -554,8 +586,8 @@ struct Last {
     hash: [u8; 32],
     /// `hash` is what the next one must name.
     named: bool,
-    /// The last segment's header can't be read.
-    lost: bool,
+    /// The last segment's header can't be read; its positions went up to here, as far as can be told.
+    may_reach: u64,
     open: Option<(Header, Arc<OpenFile>)>,
 }
 

@@ -72,13 +72,24 @@ impl Writer {
         let synced_upto = self.build.end;
         let tag = self.build.finish(batch, synced_upto);
         let name = self.build.name();
-        self.build.write(batch).at("write", &name).map_err(MakeError::Disk)?;
+        self.build.write(batch, shared.slips).at("write", &name).map_err(MakeError::Disk)?;
+        if shared.slips.acks_before_sync() {
+            lock(&shared.queue).durable_end = batch.end;
+            shared.announce();
+        }
         // log §9: what is acknowledged was synced, by a sync that returned.
-        self.build.disk_file().sync().at("sync", &name).map_err(MakeError::Sync)?;
+        self.sync(shared).at("sync", &name).map_err(MakeError::Sync)?;
         let added = self.build.advance(batch, tag);
         self.filled = self.filled.max(self.build.offset);
         self.publish(shared, batch, added);
         Ok(())
+    }
+
+    fn sync(&self, shared: &Shared) -> std::io::Result<()> {
+        match self.build.disk_file().sync() {
+            Err(_) if shared.slips.retries_failed_sync() => self.build.disk_file().sync(),
+            other => other,
+        }
     }
 
     /// Goes to the next segment when this one is full.
@@ -267,7 +278,9 @@ fn make_segment(
     let build = Builder::create(&*shared.disk, tmp, header).map_err(MakeError::Disk)?;
     build.disk_file().sync().at("sync", tmp).map_err(MakeError::Sync)?;
     shared.disk.rename(tmp, name).at("rename", tmp).map_err(MakeError::Disk)?;
-    shared.disk.sync_folder().at("sync the folder of", name).map_err(MakeError::Sync)?;
+    if !shared.slips.skips_folder_sync() {
+        shared.disk.sync_folder().at("sync the folder of", name).map_err(MakeError::Sync)?;
+    }
     Ok(build)
 }
 

@@ -49,7 +49,13 @@ impl Batch {
     /// The header at the front of `bytes` and its tag, if the tag is right for this salt and offset.
     pub(crate) fn decode(bytes: &[u8], salt: &Salt, offset: u64) -> Option<(Self, u64)> {
         let whole = bytes.first_chunk::<BYTES>()?;
-        let mut take = Take(whole);
+        let (batch, said) = Self::unchecked(whole)?;
+        (said == tag(salt, offset, whole)).then_some((batch, said))
+    }
+
+    /// The same with the tag taken as it is.
+    pub(crate) fn unchecked(bytes: &[u8]) -> Option<(Self, u64)> {
+        let mut take = Take(bytes.first_chunk::<BYTES>()?);
         if take.u32()? != MAGIC {
             return None;
         }
@@ -67,7 +73,15 @@ impl Batch {
         let sane = batch.length as usize > BYTES
             && batch.base < batch.end
             && batch.synced_upto <= batch.base;
-        (sane && said == tag(salt, offset, whole)).then_some((batch, said))
+        sane.then_some((batch, said))
+    }
+
+    /// First and last position of what may be a batch header, unchecked.
+    pub(crate) fn hint(bytes: &[u8]) -> Option<(u64, u64)> {
+        let mut take = Take(bytes);
+        (take.u32()? == MAGIC).then_some(())?;
+        take.u32()?;
+        Some((take.u64()?, take.u64()?))
     }
 }
 

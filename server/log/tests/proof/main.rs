@@ -1,0 +1,9 @@
+//! The proof that a crash, a fault or a rotten bit never costs what was promised.
+//!
+//! `SPILE_LOG_SEEDS=20000 cargo test --release -p spile-log --test proof` runs as many seeds; `SPILE_LOG_SEED=17` one. A failure
+//! prints its seed.
+
+mod oracle;
+mod rot;
+mod run;
+mod seeds;

@@ -1,1 +1,35 @@
 //! Spile's worker: from links to the log, and back to consumers.
+//!
+//! [`Worker`] is a log and the views that rest on it; [`Session`] is one session's place in it, driven by a call from the
+//! edge in the same process or by a link. Both take protocol messages and give protocol messages. Start with
+//! [`Worker::attach`], [`Session::intake`] and [`Session::poll`]; what is written is drawn in `spec/record.md`.
+//!
+//! The invariant: nothing is said to a session before what it rests on is durable.
+
+mod answers;
+mod bell;
+mod core;
+mod intake;
+pub mod limits;
+pub mod log;
+mod rebuild;
+pub mod record;
+pub mod registry;
+mod requests;
+mod said;
+mod session;
+mod slab;
+pub mod status;
+mod subscription;
+mod tables;
+mod worker;
+
+pub use self::{
+    answers::Sink,
+    intake::Intake,
+    log::EventLog,
+    rebuild::ApplyError,
+    session::{Polled, Session, attach_of},
+    status::{Counters, Status},
+    worker::{Config, OpenError, Worker},
+};

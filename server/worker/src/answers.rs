@@ -1,0 +1,245 @@
+//! What a session will be told, in order, each once what it rests on is durable.
+//!
+//! One queue a session, not one an event: events that follow each other on a lane are one entry. The invariant: positions
+//! in the queue never fall, so that the front is always the next that can be said.
+
+use std::collections::VecDeque;
+
+use spile_protocol::{
+    code::Code,
+    id::{LaneId, Number, Position, RequestId, Version},
+    message::{Ack, Durability, Fault, LaneAnswer, List, Message, Receipt, Refused, Scope},
+};
+
+use crate::{
+    limits::{LIST_BYTES, RECEIPTS_OF_ACK},
+    record::VoidTail,
+    said::Said,
+};
+
+/// How messages leave: the message, and its payload's CRC.
+pub type Sink<'s> = dyn FnMut(&Message<'_>, u32) + 's;
+
+/// What is said.
+#[derive(Debug)]
+pub(crate) enum What {
+    /// Numbers were stored.
+    Stored { receipt: Receipt, wanted: bool },
+    /// Numbers were stored or refused before: the lane's last number then.
+    Seen(Number),
+    /// Numbers were refused for good.
+    Refused(VoidTail),
+    /// The lane is open.
+    Opened { last: Number, refused: Vec<Refused> },
+    /// The lane is closed.
+    Closed { code: Code, expected: Number, retry_after_ms: u32 },
+    /// Something that is not about a lane.
+    Said(Box<Said>),
+}
+
+/// Something to be said, once the log is durable up to `gate`.
+#[derive(Debug)]
+pub(crate) struct Answer {
+    pub(crate) gate: u64,
+    pub(crate) lane: LaneId,
+    pub(crate) what: What,
+}
+
+/// What a lane was not told yet, of what is durable.
+#[derive(Debug)]
+struct Due {
+    lane: LaneId,
+    last: Number,
+    receipts: Vec<Receipt>,
+}
+
+/// The queue.
+#[derive(Debug, Default)]
+pub(crate) struct Answers {
+    queue: VecDeque<Answer>,
+    due: Vec<Due>,
+}
+
+impl Answers {
+    pub(crate) fn is_empty(&self) -> bool {
+        self.queue.is_empty()
+    }
+
+    /// May the front be said, when the log is durable up to `end`?
+    pub(crate) fn ready(&self, end: u64) -> bool {
+        self.queue.front().is_some_and(|answer| answer.gate <= end)
+    }
+
+    pub(crate) fn push(&mut self, gate: u64, lane: LaneId, what: What) {
+        self.queue.push_back(Answer { gate, lane, what });
+    }
+
+    /// Events were put in the call; with the ones before them they are one entry where they follow them.
+    #[inline]
+    pub(crate) fn stored(&mut self, gate: u64, lane: LaneId, receipt: Receipt, wanted: bool) {
+        if let Some(Answer {
+            gate: until,
+            lane: of,
+            what: What::Stored { receipt: run, wanted: all },
+        }) = self.queue.back_mut()
+            && *of == lane
+            && *all == wanted
+            && follows(run, &receipt)
+        {
+            (*until, run.count) = (gate, run.count.saturating_add(receipt.count));
+            return;
+        }
+        self.push(gate, lane, What::Stored { receipt, wanted });
+    }
+
+    /// Takes out what rests on positions beyond `end`.
+    pub(crate) fn lose(&mut self, end: u64) -> Vec<Answer> {
+        let kept = self.queue.iter().take_while(|answer| answer.gate <= end).count();
+        self.queue.drain(kept..).collect()
+    }
+
+    /// Says what rests on positions before `end`, until about `room` bytes were said. How many bytes were.
+    pub(crate) fn emit(
+        &mut self,
+        end: u64,
+        room: usize,
+        worker: &str,
+        sink: &mut Sink<'_>,
+    ) -> usize {
+        let mut said = 0;
+        while said < room
+            && let Some(Answer { lane, what, .. }) =
+                self.queue.pop_front_if(|answer| answer.gate <= end)
+        {
+            said += self.one(lane, what, worker, sink);
+        }
+        said + self.flush(sink)
+    }
+
+    fn one(&mut self, lane: LaneId, what: What, worker: &str, sink: &mut Sink<'_>) -> usize {
+        match what {
+            What::Stored { receipt, wanted } => {
+                let last = Number(receipt.number.0.saturating_add(u64::from(receipt.count) - 1));
+                self.note(lane, last, Some(receipt).filter(|_| wanted), sink)
+            }
+            What::Seen(last) => self.note(lane, last, None, sink),
+            What::Refused(void) => {
+                // spec §5.6: no ACK passes a refused number whose FAULT was not said.
+                let said = refuse(lane, &void, sink);
+                let last = void.number.0.saturating_add(u64::from(void.count)).saturating_sub(1);
+                said + self.note(lane, Number(last), None, sink)
+            }
+            What::Opened { last, refused } => {
+                self.flush(sink) + opened(lane, last, &refused, worker, sink)
+            }
+            What::Closed { code, expected, retry_after_ms } => {
+                let said = self.flush(sink);
+                let scope = Scope::Lane { lane, expected };
+                said + fault(&Fault { code, scope, retry: true, retry_after_ms, detail: "" }, sink)
+            }
+            What::Said(message) => self.flush(sink) + message.say(sink),
+        }
+    }
+
+    fn note(
+        &mut self,
+        lane: LaneId,
+        last: Number,
+        receipt: Option<Receipt>,
+        sink: &mut Sink<'_>,
+    ) -> usize {
+        let at = self.due.iter().position(|due| due.lane == lane);
+        let due = match at.and_then(|at| self.due.get_mut(at)) {
+            Some(due) => due,
+            None => {
+                self.due.push(Due { lane, last, receipts: Vec::new() });
+                let Some(due) = self.due.last_mut() else { return 0 };
+                due
+            }
+        };
+        due.last = due.last.max(last);
+        due.receipts.extend(receipt);
+        if due.receipts.len() < RECEIPTS_OF_ACK { 0 } else { ack(due, sink) }
+    }
+
+    /// Says the acks that are due.
+    fn flush(&mut self, sink: &mut Sink<'_>) -> usize {
+        let said = self.due.iter_mut().map(|due| ack(due, sink)).sum();
+        self.due.clear();
+        said
+    }
+}
+
+fn follows(run: &Receipt, next: &Receipt) -> bool {
+    let count = u64::from(run.count);
+    run.number.0.checked_add(count) == Some(next.number.0)
+        && run.version.0.checked_add(count) == Some(next.version.0)
+        && run.position.0.checked_add(count) == Some(next.position.0)
+        && run.count <= u32::MAX / 2
+}
+
+fn ack(due: &mut Due, sink: &mut Sink<'_>) -> usize {
+    let mut buffer = [0; 48 * RECEIPTS_OF_ACK];
+    let receipts = List::encode(due.receipts.drain(..), &mut buffer).unwrap_or_default();
+    let (durability, lane, last) = (Durability::Stored, due.lane, due.last);
+    sink(&Message::Ack(Ack::Spelled { durability, lane, last, receipts }), 0);
+    16
+}
+
+fn fault(fault: &Fault<'_>, sink: &mut Sink<'_>) -> usize {
+    sink(&Message::Fault(*fault), 0);
+    32
+}
+
+fn refuse(lane: LaneId, void: &VoidTail, sink: &mut Sink<'_>) -> usize {
+    let VoidTail { number, count, code, version } = *void;
+    let scope = Scope::Number { lane, number, count, version };
+    fault(&Fault { code, scope, retry: false, retry_after_ms: 0, detail: "" }, sink)
+}
+
+fn opened(
+    lane: LaneId,
+    last: Number,
+    refused: &[Refused],
+    worker: &str,
+    sink: &mut Sink<'_>,
+) -> usize {
+    let mut buffer = [0; LIST_BYTES];
+    // At the cap the oldest are left out: a client that resends them hears of each again.
+    let most = LIST_BYTES / 20;
+    let newest = refused.iter().skip(refused.len().saturating_sub(most)).copied();
+    let refused = List::encode(newest, &mut buffer).unwrap_or_default();
+    let answer = LaneAnswer {
+        lane,
+        last: Some(last),
+        worker,
+        refused,
+        receipts: List::default(),
+        uploads: List::default(),
+        inbox: Version(0),
+    };
+    sink(&Message::LaneAnswer(answer), 0);
+    64
+}
+
+/// Numbers of a lane from `number` on, as they will be stored.
+pub(crate) fn receipt(number: u64, count: u32, version: u64, position: u64) -> Receipt {
+    Receipt {
+        number: Number(number),
+        count,
+        version: Version(version),
+        position: Position(position),
+    }
+}
+
+/// What a lost answer was about: a request that must be told, or a lane that is closed.
+pub(crate) fn request_of(answer: &Answer) -> Option<RequestId> {
+    match &answer.what {
+        What::Said(said) => said.request(),
+        What::Stored { .. }
+        | What::Seen(_)
+        | What::Refused(_)
+        | What::Opened { .. }
+        | What::Closed { .. } => None,
+    }
+}

@@ -1,0 +1,512 @@
+//! The worker's state while it takes work: tables, what was appended and is not durable yet, and how to undo it.
+//!
+//! One short lock; nothing here waits or does I/O. The invariant: what was appended beyond the durable end stands in
+//! `before`, oldest first, so that undoing it newest first gives the tables as they were at the durable end.
+
+use std::{
+    collections::{HashMap, VecDeque},
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+};
+
+use bytes::{Bytes, BytesMut};
+use spile_log::{Append, AppendError, Durable, NEW_STREAM, State};
+use spile_protocol::{
+    code::Code,
+    id::{Number, Run, Version},
+    session::producer::{Decision, decide},
+};
+use tokio::sync::watch;
+
+use crate::{
+    bell::Bell,
+    limits::CUTS,
+    log::EventLog,
+    record::{self, VoidTail},
+    registry::Registered,
+    slab::Ix,
+    tables::{At, Producer, RunEntry, Stream, Tables},
+};
+
+/// A lane's tables as they were before a call changed them.
+#[derive(Debug)]
+pub(crate) struct Before {
+    /// The first position of the call that changed them.
+    pub(crate) from: u64,
+    time_ms: u64,
+    pub(crate) stream: Ix<Stream>,
+    pub(crate) id: u64,
+    pub(crate) version: u64,
+    pub(crate) position: u64,
+    pub(crate) lane: Option<BeforeLane>,
+    /// Runs that a newly born one will replace.
+    doomed: Vec<Ix<RunEntry>>,
+}
+
+#[derive(Debug)]
+pub(crate) struct BeforeLane {
+    pub(crate) producer: Ix<Producer>,
+    pub(crate) last: u64,
+    pub(crate) run: Ix<RunEntry>,
+    pub(crate) idle_ms: u64,
+}
+
+/// The log was cut back.
+#[derive(Clone, Copy, Debug)]
+struct Cut {
+    /// The generation that began with it.
+    generation: u64,
+    end: u64,
+}
+
+/// A record on its way to the log.
+#[derive(Debug)]
+pub(crate) struct Put {
+    pub(crate) kind: u8,
+    pub(crate) positions: u32,
+    pub(crate) time_ms: u64,
+    pub(crate) head: Bytes,
+    pub(crate) payload: Bytes,
+    pub(crate) payload_crc: u32,
+}
+
+/// Where a record will be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Placed {
+    pub(crate) version: u64,
+    pub(crate) position: u64,
+}
+
+/// A session that is attached.
+#[derive(Debug)]
+pub(crate) struct Attached {
+    pub(crate) number: u64,
+    pub(crate) bell: Arc<Bell>,
+}
+
+/// The state.
+pub(crate) struct Core {
+    log: Arc<dyn EventLog>,
+    durable: watch::Receiver<Durable>,
+    pub(crate) tables: Tables,
+    pub(crate) generation: u64,
+    /// Where the next record lands.
+    pub(crate) next: u64,
+    pub(crate) before: VecDeque<Before>,
+    /// Ends and bytes of calls that are not durable yet.
+    calls: VecDeque<(u64, usize)>,
+    /// Bytes in `calls`, for who asks without the lock.
+    waiting: Arc<AtomicUsize>,
+    cuts: VecDeque<Cut>,
+    /// The newest cut that is not in `cuts` any more.
+    cuts_forgotten: u64,
+    /// Somebody else appended to the log: nothing may be said of positions any more.
+    broken: bool,
+    /// The call at work: its number, where it began, its records.
+    pub(crate) call: u64,
+    call_from: u64,
+    records: Vec<Append>,
+    record_bytes: usize,
+    pub(crate) heads: BytesMut,
+    pub(crate) sessions: HashMap<(Arc<str>, Run), Attached>,
+    pub(crate) registered: Registered,
+}
+
+impl Core {
+    pub(crate) fn new(
+        log: Arc<dyn EventLog>,
+        tables: Tables,
+        registered: Registered,
+        waiting: Arc<AtomicUsize>,
+    ) -> Self {
+        let durable = log.durable();
+        let Durable { end, generation, .. } = *durable.borrow();
+        Self {
+            log,
+            durable,
+            tables,
+            generation,
+            next: end.get(),
+            before: VecDeque::new(),
+            calls: VecDeque::new(),
+            waiting,
+            cuts: VecDeque::new(),
+            cuts_forgotten: 0,
+            broken: false,
+            call: 0,
+            call_from: end.get(),
+            records: Vec::new(),
+            record_bytes: 0,
+            heads: BytesMut::new(),
+            sessions: HashMap::new(),
+            registered,
+        }
+    }
+
+    /// Takes note of what became durable, or was cut off, since the last look.
+    pub(crate) fn look(&mut self) -> Durable {
+        let durable = *self.durable.borrow();
+        if durable.generation != self.generation {
+            self.cut(durable.generation, durable.end.get());
+        }
+        self.settle(durable.end.get());
+        durable
+    }
+
+    /// What lies before `end` is durable: it can't be undone any more.
+    fn settle(&mut self, end: u64) {
+        while let Some(before) = self.before.pop_front_if(|before| before.from < end) {
+            self.mark(&before);
+            before.doomed.iter().for_each(|&run| self.tables.forget(run));
+        }
+        while let Some((_, bytes)) = self.calls.pop_front_if(|call| call.0 <= end) {
+            self.waiting.fetch_sub(bytes, Ordering::Relaxed);
+        }
+        self.registered.settle(end);
+    }
+
+    fn mark(&mut self, before: &Before) {
+        self.tables.mark_stream(before.stream);
+        if let Some(lane) = &before.lane {
+            self.tables.mark_numbers(lane.run, lane.producer);
+        }
+    }
+
+    /// The log was cut back to `end`: what was appended beyond it never was.
+    fn cut(&mut self, generation: u64, end: u64) {
+        self.settle(end);
+        self.undo(end);
+        self.registered.cut(end);
+        self.generation = generation;
+        if self.cuts.len() >= CUTS
+            && let Some(oldest) = self.cuts.pop_front()
+        {
+            self.cuts_forgotten = oldest.generation;
+        }
+        self.cuts.push_back(Cut { generation, end });
+    }
+
+    /// Where the log was cut after `generation`, so that what lay before is durable and what lay beyond is gone. 0 where
+    /// that is too long ago to know.
+    pub(crate) fn cut_after(&self, generation: u64) -> u64 {
+        if generation < self.cuts_forgotten {
+            return 0;
+        }
+        self.cuts.iter().find(|cut| cut.generation > generation).map_or(0, |cut| cut.end)
+    }
+
+    /// Undoes all calls from position `from` on, newest first.
+    fn undo(&mut self, from: u64) {
+        while let Some(before) = self.before.pop_back_if(|before| before.from >= from) {
+            self.restore(before);
+        }
+        while self.calls.back().is_some_and(|call| call.0 > from) {
+            if let Some((_, bytes)) = self.calls.pop_back() {
+                self.waiting.fetch_sub(bytes, Ordering::Relaxed);
+            }
+        }
+        self.next = from;
+    }
+
+    fn restore(&mut self, before: Before) {
+        let Before { time_ms, stream, id, version, position, lane, doomed, .. } = before;
+        let tables = &mut self.tables;
+        tables.time_ms = time_ms;
+        if let Some(stream) = tables.streams.get_mut(stream) {
+            (stream.id, stream.version, stream.position) = (id, version, position);
+        }
+        for run in doomed {
+            if let Some(run) = tables.runs.get_mut(run) {
+                run.doomed = false;
+            }
+        }
+        if let Some(BeforeLane { producer, last, run, idle_ms }) = lane {
+            if let Some(run) = tables.runs.get_mut(run) {
+                run.idle_ms = idle_ms;
+            }
+            if let Some(entry) = tables.producers.get_mut(producer) {
+                entry.last = last;
+                while entry.voids.pop_back_if(|void| void.number.0 > last).is_some() {}
+            }
+            // Sessions that left meanwhile hold it no more: holding and releasing it drops what rests on nothing.
+            let at = At { stream, run, producer };
+            tables.hold(at);
+            tables.release(at);
+        } else {
+            tables.hold_stream(stream);
+            tables.release_stream(stream);
+        }
+    }
+
+    /// A call begins: what it changes can be undone alone.
+    pub(crate) fn begin(&mut self) {
+        self.call = self.call.wrapping_add(1);
+        self.call_from = self.next;
+        if self.heads.capacity() < 4096 {
+            self.heads.reserve(256 * 1024);
+        }
+    }
+
+    /// Bytes of records gathered in the call.
+    pub(crate) fn gathered(&self) -> usize {
+        self.record_bytes
+    }
+
+    /// Hands the call's records to the log: the time of day does not matter, they are not durable before
+    /// [`EventLog::durable`] says so. Where the log takes none of them, nothing of the call has happened: the position it
+    /// began at is said with the error.
+    pub(crate) fn commit(&mut self, reserved: bool) -> Result<(), Refusal> {
+        let bytes = std::mem::take(&mut self.record_bytes);
+        if self.records.is_empty() {
+            // Lanes were looked at, nothing was changed: there is nothing to undo later.
+            self.undo(self.call_from);
+            return Ok(());
+        }
+        if self.broken {
+            self.records.clear();
+            return Err(self.refused(Code::UNKNOWN_OUTCOME));
+        }
+        match self.log.append(self.generation, &mut self.records, reserved) {
+            Ok(taken) if taken.start == self.call_from && taken.end == self.next => {
+                self.calls.push_back((self.next, bytes));
+                self.waiting.fetch_add(bytes, Ordering::Relaxed);
+                self.begin();
+                Ok(())
+            }
+            Ok(taken) => {
+                self.broken = true;
+                tracing::error!(?taken, expected = self.call_from, "the log has two appenders");
+                Err(self.refused(Code::UNKNOWN_OUTCOME))
+            }
+            Err(error) => {
+                self.records.clear();
+                let code = self.code_of(&error);
+                Err(self.refused(code))
+            }
+        }
+    }
+
+    fn refused(&mut self, code: Code) -> Refusal {
+        let end = self.call_from;
+        self.undo(end);
+        self.registered.cut(end);
+        self.look();
+        self.begin();
+        Refusal { end, code }
+    }
+
+    fn code_of(&self, error: &AppendError) -> Code {
+        match error {
+            AppendError::Stale { .. } if self.durable.borrow().state == State::Full => {
+                Code::DISK_FULL
+            }
+            AppendError::Stale { .. } | AppendError::Poisoned => Code::UNKNOWN_OUTCOME,
+            AppendError::Full => Code::DISK_FULL,
+            AppendError::QueueFull { .. } => Code::BUSY,
+            AppendError::Damaged { .. } => Code::FROZEN,
+            AppendError::TooLarge { .. } | AppendError::Invalid(_) => Code::INTERNAL,
+            AppendError::Closed => Code::SHUTDOWN,
+        }
+    }
+
+    /// Is the lane's run still there, and not idle for too long? Where it is, what the call changes of the lane will be
+    /// undone with the call.
+    pub(crate) fn touch(&mut self, at: At, time_ms: u64, touched: &mut u64) -> bool {
+        if *touched == self.call {
+            return true;
+        }
+        let time_ms = time_ms.max(self.tables.time_ms);
+        let tables = &mut self.tables;
+        let Some(run) = tables.runs.get(at.run) else { return false };
+        if run.doomed || tables.expired(run, time_ms) {
+            return false;
+        }
+        let idle_ms = run.idle_ms;
+        let Some(producer) = tables.producers.get(at.producer) else { return false };
+        let lane =
+            Some(BeforeLane { producer: at.producer, last: producer.last, run: at.run, idle_ms });
+        let Some(before) = self.before(at.stream, lane) else { return false };
+        let mut before = before;
+        if idle_ms == 0 {
+            before.doomed = self.tables.bear(at.run, time_ms);
+            for &run in &before.doomed {
+                if let Some(run) = self.tables.runs.get_mut(run) {
+                    run.doomed = true;
+                }
+            }
+        }
+        self.before.push_back(before);
+        *touched = self.call;
+        true
+    }
+
+    fn before(&self, ix: Ix<Stream>, lane: Option<BeforeLane>) -> Option<Before> {
+        let stream = self.tables.streams.get(ix)?;
+        Some(Before {
+            from: self.call_from,
+            time_ms: self.tables.time_ms,
+            stream: ix,
+            id: stream.id,
+            version: stream.version,
+            position: stream.position,
+            lane,
+            doomed: Vec::new(),
+        })
+    }
+
+    /// What to do with numbers that arrived.
+    pub(crate) fn decide(&self, at: At, first: Number, count: u32) -> Decision {
+        let last = self.tables.producers.get(at.producer).map(|producer| Number(producer.last));
+        decide(last, first, count, last.is_some_and(|last| last.0 > 0))
+    }
+
+    /// Puts a record of a lane's stream in the call; `last` is the number it ends with. The lane was touched.
+    #[inline]
+    pub(crate) fn put(&mut self, at: At, last: u64, put: Put) -> Option<Placed> {
+        let time_ms = self.pass_time(put.time_ms);
+        self.tables.producers.get_mut(at.producer)?.last = last;
+        self.tables.runs.get_mut(at.run)?.idle_ms = time_ms;
+        self.put_stream(at.stream, put)
+    }
+
+    fn pass_time(&mut self, time_ms: u64) -> u64 {
+        // Zero would read as a run without records.
+        let time_ms = time_ms.max(self.tables.time_ms).max(1);
+        self.tables.time_ms = time_ms;
+        time_ms
+    }
+
+    #[inline]
+    fn put_stream(&mut self, ix: Ix<Stream>, put: Put) -> Option<Placed> {
+        let position = self.next;
+        let stream = self.tables.streams.get_mut(ix)?;
+        let placed = Placed { version: stream.version.saturating_add(1), position };
+        let id = if stream.id == 0 { NEW_STREAM } else { stream.id };
+        let append = Append {
+            kind: put.kind,
+            positions: put.positions,
+            time_ms: self.tables.time_ms,
+            stream: id,
+            version: placed.version,
+            prev: stream.position,
+            head: put.head,
+            payload: put.payload,
+            payload_crc: put.payload_crc,
+        };
+        if stream.id == 0 {
+            stream.id = position;
+        }
+        stream.version = stream.version.saturating_add(u64::from(put.positions));
+        stream.position = position;
+        if !stream.watchers.is_empty() {
+            stream.watchers.iter().for_each(|bell| bell.ring());
+        }
+        self.push(append);
+        Some(placed)
+    }
+
+    #[inline]
+    fn push(&mut self, append: Append) {
+        self.next = self.next.saturating_add(u64::from(append.positions));
+        // What the log adds to a record is less than 64 bytes.
+        self.record_bytes += append.head.len() + append.payload.len() + 64;
+        self.records.push(append);
+    }
+
+    /// Puts a VOID of a lane in the call. The lane was touched.
+    pub(crate) fn put_void(
+        &mut self,
+        at: At,
+        time_ms: u64,
+        prefix: &[u8],
+        void: VoidTail,
+    ) -> Option<()> {
+        let time_ms = self.pass_time(time_ms);
+        let producer = self.tables.producers.get_mut(at.producer)?;
+        producer.last = void.number.0.saturating_add(u64::from(void.count)).saturating_sub(1);
+        producer.refuse(void);
+        self.tables.runs.get_mut(at.run)?.idle_ms = time_ms;
+        self.heads.extend_from_slice(prefix);
+        record::put_void(&mut self.heads, time_ms, &void);
+        let head = self.heads.split().freeze();
+        let kind = record::kind::VOID;
+        self.push(Append {
+            kind,
+            positions: 1,
+            time_ms,
+            stream: 0,
+            version: 0,
+            prev: 0,
+            head,
+            payload: Bytes::new(),
+            payload_crc: 0,
+        });
+        Some(())
+    }
+
+    /// Puts an event of the worker's own in the call, in a stream without a producer.
+    pub(crate) fn put_own(&mut self, stream: Ix<Stream>, put: Put) -> Option<Placed> {
+        let before = self.before(stream, None)?;
+        self.before.push_back(before);
+        self.pass_time(put.time_ms);
+        self.put_stream(stream, put)
+    }
+
+    /// What a subscription has to know of a stream to read on.
+    pub(crate) fn see(&mut self, ix: Ix<Stream>) -> Option<Seen> {
+        self.look();
+        let stream = self.tables.streams.get(ix)?;
+        let mut seen = Seen {
+            id: stream.id,
+            version: stream.version,
+            durable_version: stream.version,
+            position: stream.position,
+            next: self.next,
+        };
+        // The oldest change that is not durable says how the stream was before it.
+        if let Some(before) = self.before.iter().find(|before| before.stream == ix) {
+            seen.id = before.id;
+            seen.durable_version = before.version;
+            seen.position = before.position;
+        }
+        Some(seen)
+    }
+
+    /// A session uses the stream no more, and wants no bell of it.
+    pub(crate) fn release_stream(&mut self, ix: Ix<Stream>, bell: &Arc<Bell>) {
+        if let Some(stream) = self.tables.streams.get_mut(ix)
+            && let Some(at) = stream.watchers.iter().position(|other| Arc::ptr_eq(other, bell))
+        {
+            stream.watchers.swap_remove(at);
+        }
+        self.tables.release_stream(ix);
+    }
+
+    /// The last version of a stream, as far as it was appended.
+    pub(crate) fn version(&self, stream: Ix<Stream>) -> Version {
+        Version(self.tables.streams.get(stream).map_or(0, |stream| stream.version))
+    }
+}
+
+/// The log did not take a call.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Refusal {
+    /// What lies beyond is not stored, and was not before.
+    pub(crate) end: u64,
+    pub(crate) code: Code,
+}
+
+/// A stream as a subscription sees it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Seen {
+    pub(crate) id: u64,
+    /// The last version appended.
+    pub(crate) version: u64,
+    /// The last version on disk, and the position of its record.
+    pub(crate) durable_version: u64,
+    pub(crate) position: u64,
+    /// Where the next record lands.
+    pub(crate) next: u64,
+}

@@ -1,0 +1,34 @@
+//! Every cap of the worker, with what happens at it. What the wire caps stands in `spile_protocol::limits`.
+
+/// A run is forgotten after so long without a record, by record time: 30 days.
+pub const RUN_IDLE_MS: u64 = 30 * 24 * 3600 * 1000;
+/// Keys one run may number. At the cap: LANE is answered with TOO_MANY.
+pub const KEYS_OF_RUN: usize = 65_536;
+/// Streams one worker keeps. At the cap: LANE of a key that is not known is answered with TOO_MANY.
+pub const STREAMS: usize = 64 << 20;
+/// Bytes of records gathered before they are handed to the log, within one intake. At the cap: they are, and the intake
+/// goes on.
+pub const CALL_BYTES: usize = 2 << 20;
+/// Cuts of the log that are remembered for sessions that were not looked at since. At the cap the oldest is forgotten,
+/// and such a session is told that the outcome is unknown, which a resend settles.
+pub const CUTS: usize = 64;
+/// Messages waiting for a session. At the cap: the request that would add one is answered BUSY.
+pub const WAITING_MESSAGES: usize = 1024;
+/// Receipts in one ACK; more go into further ACKs.
+pub const RECEIPTS_OF_ACK: usize = 64;
+/// Bytes one subscription reads from the log at once.
+pub const READ_BYTES: usize = 256 * 1024;
+/// The largest window a subscription may ask for. More is lowered to it.
+pub const WINDOW_EVENTS: u32 = 1 << 20;
+/// The same in bytes of payload.
+pub const WINDOW_BYTES: u32 = 64 << 20;
+/// Records a subscription looks at in one `poll` before others have their turn.
+pub const SCAN_RECORDS: usize = 65_536;
+/// Devices of one registry. At the cap: adding one is answered TOO_MANY.
+pub const DEVICES: usize = 4 << 20;
+/// How long a peer is asked to wait where the queues are full.
+pub const RETRY_BUSY_MS: u32 = 50;
+/// How long a peer is asked to wait where the disk is full or its outcome unknown.
+pub const RETRY_DISK_MS: u32 = 1000;
+/// Bytes of an answer's list (receipts, refused numbers) in one message.
+pub const LIST_BYTES: usize = 8 * 1024;

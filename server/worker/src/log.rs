@@ -1,0 +1,109 @@
+//! What the worker asks of a log, and the embedded one that gives it. Nothing above knows which log it is.
+
+use std::{collections::VecDeque, ops::Range};
+
+use spile_log::{
+    Append, AppendError, Block, Durable, Health, Log, Position, ReadError, Reader, Record,
+    StreamItem, StreamReader,
+};
+use tokio::sync::watch;
+
+/// An append-only log that says how far it is durable. Positions are comparable within it only, and follow each other: who
+/// appends alone knows where the next record lands.
+pub trait EventLog: Send + Sync {
+    /// Takes all of `records`, or none. The one appender says under which generation it counts. `reserved` finds room when
+    /// the disk is full: settlements, registry, audit.
+    fn append(
+        &self,
+        generation: u64,
+        records: &mut Vec<Append>,
+        reserved: bool,
+    ) -> Result<Range<u64>, AppendError>;
+    /// How far it is durable, as it moves.
+    fn durable(&self) -> watch::Receiver<Durable>;
+    /// Records from a position on, in order.
+    fn read(&self, from: u64) -> Box<dyn Read>;
+    /// One stream's records, from the one that holds `version` to the one at `last`.
+    fn read_stream(&self, stream: u64, last: u64, version: u64) -> Box<dyn Read>;
+    /// The first position that is not earlier than a time.
+    fn position_at(&self, time_ms: u64) -> Result<u64, ReadError>;
+    /// The first position that is kept.
+    fn start(&self) -> u64;
+    /// What it knows to be wrong with itself, and its counters.
+    fn health(&self) -> Health;
+}
+
+/// Reads forward, never past the durable end.
+pub trait Read: Send {
+    /// Puts about `max_bytes` of records behind `out`, and at least one; false where there is nothing more now.
+    fn next(&mut self, max_bytes: usize, out: &mut VecDeque<Record>) -> Result<bool, ReadError>;
+}
+
+impl EventLog for Log {
+    fn append(
+        &self,
+        generation: u64,
+        records: &mut Vec<Append>,
+        reserved: bool,
+    ) -> Result<Range<u64>, AppendError> {
+        let taken = if reserved {
+            self.append_reserved(generation, records)
+        } else {
+            Self::append(self, generation, records)
+        };
+        taken.map(|taken| taken.start.get()..taken.end.get())
+    }
+
+    fn durable(&self) -> watch::Receiver<Durable> {
+        Self::durable(self)
+    }
+
+    fn read(&self, from: u64) -> Box<dyn Read> {
+        Box::new(Self::read(self, Position::new(from)))
+    }
+
+    fn read_stream(&self, stream: u64, last: u64, version: u64) -> Box<dyn Read> {
+        Box::new(Self::read_stream(self, stream, Position::new(last), version))
+    }
+
+    fn position_at(&self, time_ms: u64) -> Result<u64, ReadError> {
+        Self::position_at(self, time_ms).map(Position::get)
+    }
+
+    fn start(&self) -> u64 {
+        Self::start(self).get()
+    }
+
+    fn health(&self) -> Health {
+        Self::health(self)
+    }
+}
+
+impl Read for Reader {
+    fn next(&mut self, max_bytes: usize, out: &mut VecDeque<Record>) -> Result<bool, ReadError> {
+        let Some(block) = Self::next(self, max_bytes)? else { return Ok(false) };
+        tell_gap(&block);
+        out.extend(block.records());
+        Ok(true)
+    }
+}
+
+/// Reads go round a hole; that it is there is said once a reader, and by health.
+fn tell_gap(block: &Block) {
+    if let Some(gap) = block.gap() {
+        tracing::warn!(range = ?gap.range, kind = ?gap.kind, "a read goes round positions that are not there");
+    }
+}
+
+impl Read for StreamReader {
+    fn next(&mut self, max_bytes: usize, out: &mut VecDeque<Record>) -> Result<bool, ReadError> {
+        match Self::next(self, max_bytes)? {
+            None => return Ok(false),
+            Some(StreamItem::Records(records)) => out.extend(records),
+            Some(StreamItem::Gap(gap)) => {
+                tracing::warn!(range = ?gap.range, kind = ?gap.kind, "a stream goes round versions that are not there");
+            }
+        }
+        Ok(true)
+    }
+}

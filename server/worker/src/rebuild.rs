@@ -1,0 +1,150 @@
+//! From the log to the tables: every record that a view rests on, applied once, in order.
+//!
+//! The invariant: applying the log's records from any checkpoint on gives the tables that taking the events gave.
+
+use std::collections::VecDeque;
+
+use spile_log::{ReadError, Record};
+use spile_protocol::code::Code;
+
+use crate::{
+    limits::READ_BYTES,
+    log::EventLog,
+    record::{self, Names, Tail, kind},
+    registry::{Device, KEY, Registered, TENANT, TOPIC},
+    tables::{Tables, scoped},
+};
+
+/// The tables and what is registered, up to a position.
+#[derive(Debug, Default)]
+pub(crate) struct Rebuilt {
+    pub(crate) tables: Tables,
+    pub(crate) registered: Registered,
+    /// One past the last position that was applied; 0 for nothing.
+    pub(crate) applied: u64,
+}
+
+/// Why a record can't be applied.
+#[derive(Debug, thiserror::Error)]
+pub enum ApplyError {
+    /// The log can't be read.
+    #[error("the log can't be read at {at}: {source}")]
+    Read {
+        /// Where.
+        at: u64,
+        /// Why.
+        source: ReadError,
+    },
+    /// A later program wrote it, or it is not ours.
+    #[error("the record at {at} is not of a known form; start the newer program")]
+    Form {
+        /// Where.
+        at: u64,
+    },
+    /// A table is full.
+    #[error("the record at {at} does not fit the tables: {code}")]
+    Full {
+        /// Where.
+        at: u64,
+        /// Which.
+        code: Code,
+    },
+}
+
+/// How often progress is told: every so many positions.
+const TELL_EVERY: u64 = 10_000_000;
+
+impl Rebuilt {
+    /// Applies all that the log holds from where this ends.
+    pub(crate) fn follow(&mut self, log: &dyn EventLog) -> Result<(), ApplyError> {
+        let end = log.durable().borrow().end.get();
+        let mut reader = log.read(self.applied.max(1));
+        let mut records = VecDeque::new();
+        let mut told = self.applied;
+        loop {
+            let at = self.applied;
+            let more = reader.next(READ_BYTES, &mut records);
+            if !more.map_err(|source| ApplyError::Read { at, source })? {
+                break;
+            }
+            for record in records.drain(..) {
+                self.apply(&record)?;
+            }
+            if self.applied.saturating_sub(told) >= TELL_EVERY {
+                told = self.applied;
+                tracing::info!(applied = told, end, "rebuilding views from the log");
+            }
+        }
+        self.applied = self.applied.max(end);
+        Ok(())
+    }
+
+    fn apply(&mut self, record: &Record) -> Result<(), ApplyError> {
+        let at = record.position.get();
+        if record.kind != 0 && record.end().get() > self.applied {
+            let form = |_| ApplyError::Form { at };
+            let (prefix, tail) = record::split(&record.head).map_err(form)?;
+            let tail = Tail::parse(record.kind, tail, &record.payload).map_err(form)?;
+            let names = Names::parse(prefix).map_err(form)?;
+            self.one(record, &names, &tail).map_err(|code| ApplyError::Full { at, code })?;
+        }
+        self.applied = self.applied.max(record.end().get());
+        Ok(())
+    }
+
+    fn one(&mut self, record: &Record, names: &Names<'_>, tail: &Tail<'_>) -> Result<(), Code> {
+        let tables = &mut self.tables;
+        tables.time_ms = tables.time_ms.max(record.time_ms);
+        if tail.number.0 > 0 {
+            number(tables, record, names, tail)?;
+        }
+        if record.kind == kind::VOID {
+            return Ok(());
+        }
+        let ix = tables.stream(names.tenant, names.key)?;
+        if let Some(stream) = tables.streams.get_mut(ix) {
+            if stream.id == 0 {
+                stream.id = record.position.get();
+            }
+            stream.version = record.version.saturating_add(u64::from(record.positions)) - 1;
+            stream.position = record.position.get();
+        }
+        tables.mark_stream(ix);
+        if (names.tenant, names.key, names.topic) == (TENANT, KEY, TOPIC)
+            && let Ok(device) = serde_json::from_slice::<Device>(&record.payload)
+        {
+            self.registered.apply(record.end().get(), device);
+        }
+        Ok(())
+    }
+}
+
+/// The numbers of a producer: what the record says was stored or refused.
+fn number(
+    tables: &mut Tables,
+    record: &Record,
+    names: &Names<'_>,
+    tail: &Tail<'_>,
+) -> Result<(), Code> {
+    let principal = scoped(names.tenant, names.principal);
+    tables.forget_expired(&principal, names.run, record.time_ms);
+    let at = tables.find(names.tenant, names.principal, names.run, names.key)?;
+    let unborn = tables.runs.get(at.run).is_some_and(|run| run.idle_ms == 0);
+    if unborn {
+        for forgotten in tables.bear(at.run, record.time_ms) {
+            tables.forget(forgotten);
+        }
+    }
+    if let Some(run) = tables.runs.get_mut(at.run) {
+        run.idle_ms = record.time_ms;
+    }
+    if let Some(producer) = tables.producers.get_mut(at.producer) {
+        let count = tail.void.map_or(u64::from(record.positions), |void| u64::from(void.count));
+        producer.last = tail.number.0.saturating_add(count).saturating_sub(1);
+        if let Some(void) = tail.void {
+            producer.refuse(void);
+        }
+    }
+    tables.mark_numbers(at.run, at.producer);
+    Ok(())
+}

@@ -1,0 +1,225 @@
+//! What a session asks for beside publishing: subscriptions and their credit, look-ups, calls. Part of an intake.
+
+use bytes::Bytes;
+use spile_protocol::{
+    code::Code,
+    id::{self, RequestId, Version},
+    limits,
+    message::{
+        Body, Credit, End, From, Get, Message, Outcome, Scope, Settle, Source as Asked, Subscribe,
+        Target,
+    },
+    time::Millis,
+};
+
+use crate::{
+    intake::Intake,
+    limits::{WINDOW_BYTES, WINDOW_EVENTS},
+    said::Said,
+    subscription::{Following, Source, Subscription, Wanted, Window},
+    tables::checked_key,
+};
+
+/// Why something that was asked for is not done.
+struct Refused {
+    code: Code,
+    detail: &'static str,
+}
+
+const fn refused(code: Code, detail: &'static str) -> Refused {
+    Refused { code, detail }
+}
+
+/// Where a subscription begins.
+struct Begin {
+    /// The first position to be read.
+    read: u64,
+    /// The first position wanted.
+    wanted: u64,
+}
+
+impl Intake<'_> {
+    /// A message that is neither LANE, BIND, EVENT nor BATCH.
+    pub(crate) fn other(&mut self, _: Millis, message: &Message<'_>, _: &Bytes) {
+        match message {
+            Message::Subscribe(subscribe) => self.subscribe(subscribe),
+            Message::Settle(settle) => self.settle(settle),
+            Message::Credit(credit) => self.credit(credit),
+            Message::End(end) => self.end(end),
+            Message::Get(get) => self.get(get),
+            Message::List(list) => self.refuse_request(list.request, "nothing is listed here"),
+            Message::Serve(serve) => {
+                self.refuse_request(serve.request, "services are not taken here")
+            }
+            Message::Call(Body { fields, .. }) => {
+                self.refuse_request(fields.request, "there is no such service")
+            }
+            Message::Open(open) => self.refuse_upload(open.upload),
+            Message::Chunk(chunk) => self.refuse_upload(chunk.upload),
+            Message::Seal(seal) => self.refuse_upload(seal.upload),
+            // What only a server says, or is between an edge and its client: the edge lets none of it through, and a link
+            // that brings it is cut by its driver.
+            _ => {}
+        }
+    }
+
+    fn refuse_request(&mut self, request: RequestId, detail: &str) {
+        let gate = self.core.next;
+        self.desk.refuse(gate, request, Code::NOT_FOUND, detail);
+    }
+
+    fn refuse_upload(&mut self, upload: u32) {
+        let scope = Scope::Upload { upload, expected: 0 };
+        let said = Said::fault(Code::NOT_FOUND, scope, "this worker takes no uploads");
+        let gate = self.core.next;
+        self.desk.said(gate, said);
+    }
+
+    fn subscribe(&mut self, subscribe: &Subscribe<'_>) {
+        let id = subscribe.subscription;
+        let gate = self.core.next;
+        match self.wanted(subscribe) {
+            Ok(wanted) => {
+                let Window { events, bytes } = wanted.window;
+                // The answer goes out before the first delivery: it is not gated.
+                self.desk.said(0, Said::Credit { subscription: id, events, bytes });
+                self.desk.subscriptions.push(Subscription::new(wanted));
+                self.desk.bell.ring();
+            }
+            Err(Refused { code, detail }) => {
+                self.desk.said(gate, Said::fault(code, Scope::Subscription(id), detail));
+            }
+        }
+    }
+
+    fn wanted(&mut self, subscribe: &Subscribe<'_>) -> Result<Wanted, Refused> {
+        let id = subscribe.subscription;
+        let taken = self.desk.subscription(id).is_some();
+        if taken {
+            return Err(refused(Code::CONFLICT, "the subscription's number is in use"));
+        }
+        if self.desk.subscriptions.len() >= limits::SUBSCRIPTIONS as usize {
+            return Err(refused(Code::TOO_MANY, ""));
+        }
+        let window = kept(subscribe.events, subscribe.bytes);
+        let until = (!subscribe.live).then(|| self.core.look().end.get());
+        let mut version = 0;
+        let (source, filter, position) = match subscribe.source {
+            Asked::Filter { filter, key, from } => self.by_filter(filter, key, from)?,
+            Asked::Stream { key, from } => {
+                version = from.0;
+                (self.by_stream(key, from.0)?, None, 0)
+            }
+            Asked::Group { .. } => return Err(refused(Code::NOT_FOUND, "there is no such group")),
+            Asked::Inbox => return Err(refused(Code::NOT_FOUND, "inboxes are not kept here")),
+        };
+        Ok(Wanted { id, source, filter, position, version, until, window })
+    }
+
+    fn by_filter(
+        &mut self,
+        filter: &str,
+        key: Option<&str>,
+        from: From<'_>,
+    ) -> Result<(Source, Option<String>, u64), Refused> {
+        id::filter(filter).map_err(|_| refused(Code::INVALID, "the filter is not one"))?;
+        let filter = Some(filter.to_owned());
+        let Begin { read, wanted } = self.begin_at(from)?;
+        let Some(key) = key else {
+            let reader = self.worker.log.read(read);
+            return Ok((Source::Log { from: read, reader, at_end: 0 }, filter, wanted));
+        };
+        let version = match from {
+            // What is on its way was sent before; it is stored from now on all the same.
+            From::End => self.durable_version(key)?.saturating_add(1),
+            From::Start | From::Time(_) | From::Positions(_) => 1,
+        };
+        Ok((self.by_stream(key, version)?, filter, wanted))
+    }
+
+    fn begin_at(&mut self, from: From<'_>) -> Result<Begin, Refused> {
+        let end = self.core.look().end.get();
+        let start = self.worker.log.start();
+        let at = match from {
+            From::Start => start,
+            From::End => end,
+            From::Time(time_ms) => {
+                let at = self.worker.position_at(time_ms);
+                at.map_err(|_| refused(Code::CORRUPT, "the log can't be read"))?
+            }
+            From::Positions(list) => {
+                let own = list.iter().find(|at| at.worker == self.worker.config.name);
+                own.ok_or(refused(Code::INVALID, "this worker's position is not named"))?.position.0
+            }
+        };
+        if at < start && at != 0 && matches!(from, From::Positions(_)) {
+            return Err(refused(Code::GONE, "the position is not kept any more"));
+        }
+        Ok(Begin { read: at.clamp(start, end.max(start)), wanted: at })
+    }
+
+    fn by_stream(&mut self, key: &str, from: u64) -> Result<Source, Refused> {
+        let invalid = |code| refused(code, "the key is not one");
+        let key = checked_key(key).map_err(invalid)?;
+        let stream = self.core.tables.stream(&self.desk.who.tenant, key);
+        let stream = stream.map_err(|code| refused(code, "too many streams"))?;
+        self.core.tables.hold_stream(stream);
+        if let Some(entry) = self.core.tables.streams.get_mut(stream) {
+            entry.watchers.push(self.desk.bell.clone());
+        }
+        Ok(Source::Stream { stream, state: Following::Look, from: from.max(1) })
+    }
+
+    fn durable_version(&mut self, key: &str) -> Result<u64, Refused> {
+        let name = crate::tables::scoped(&self.desk.who.tenant, key);
+        let known = self.core.tables.names.get(name.as_str()).copied();
+        Ok(known.and_then(|ix| self.core.see(ix)).map_or(0, |seen| seen.durable_version))
+    }
+
+    /// A plain subscription hears only that a delivery was received.
+    fn settle(&mut self, settle: &Settle<'_>) {
+        let Settle { subscription, delivery, outcome, .. } = *settle;
+        let Some(subscription) = self.desk.subscription(subscription) else { return };
+        match outcome {
+            Outcome::Seen | Outcome::Done | Outcome::Reject | Outcome::Retry { .. } => {
+                subscription.seen(delivery);
+            }
+        }
+    }
+
+    fn credit(&mut self, credit: &Credit) {
+        let Some(id) = credit.subscription else { return };
+        let window = kept(credit.events, credit.bytes);
+        if let Some(subscription) = self.desk.subscription(id) {
+            subscription.set_window(window);
+        }
+    }
+
+    fn end(&mut self, end: &End) {
+        if let Some(subscription) = self.desk.subscription(end.subscription) {
+            subscription.end();
+        }
+    }
+
+    /// The last version of a stream: as far as it is durable.
+    fn get(&mut self, get: &Get<'_>) {
+        let Get { request, target, .. } = *get;
+        match target {
+            Target::Stream { key } => {
+                let version = self.durable_version(key).unwrap_or(0);
+                self.desk.said(
+                    0,
+                    Said::Version { request, key: key.to_owned(), version: Version(version) },
+                );
+            }
+            Target::State { .. } | Target::Blob { .. } => {
+                self.refuse_request(request, "nothing is kept here")
+            }
+        }
+    }
+}
+
+/// The window that is kept, of the one that was asked for: a subscription without any would never deliver.
+fn kept(events: u32, bytes: u32) -> Window {
+    Window { events: events.clamp(1, WINDOW_EVENTS), bytes: bytes.clamp(1, WINDOW_BYTES) }
+}

@@ -1,0 +1,383 @@
+//! One attached session: its lanes, routes and subscriptions, and what it will be told.
+//!
+//! Owned by the task that drives it, so nothing here is locked; the worker's core is, for one [`Session::intake`] at a
+//! time. No I/O waits here. In: [`Session::intake`], out: [`Session::poll`], when: [`Session::ready`].
+
+use std::{
+    future::poll_fn,
+    sync::Arc,
+    task::{Context, Poll, ready},
+};
+
+use spile_log::{Durable, State as LogState};
+use spile_protocol::{
+    code::Code,
+    id::{LaneId, LinkSessionId, Number, RequestId, Role, Run, SubscriptionId},
+    limits,
+    message::{Attach, Scope, deliver::Kind},
+};
+use tokio::sync::watch;
+use tokio_util::sync::ReusableBoxFuture;
+
+use crate::{
+    answers::{Answers, Sink, What, request_of},
+    bell::Bell,
+    core::{Attached, Core},
+    intake::Intake,
+    limits::{RETRY_BUSY_MS, RETRY_DISK_MS},
+    record::Names,
+    said::Said,
+    subscription::Subscription,
+    tables::{At, scoped},
+    worker::Worker,
+};
+
+/// What a poll came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Polled {
+    /// There is nothing more to say now.
+    Idle,
+    /// There was no room for all: poll again when there is.
+    More,
+    /// The session is over, for this reason; drop it.
+    Gone(Code),
+}
+
+/// Who a session is.
+#[derive(Debug)]
+pub(crate) struct Identity {
+    pub(crate) tenant: String,
+    pub(crate) principal: String,
+    pub(crate) role: Role,
+    pub(crate) run: Run,
+    pub(crate) receipts: bool,
+    pub(crate) trace_base: [u8; 8],
+    pub(crate) frame_max: usize,
+}
+
+impl Identity {
+    /// The prefix of what it publishes under these names.
+    pub(crate) fn prefix(&self, key: &str, topic: &str, kind: Kind<'_>) -> Vec<u8> {
+        let Self { tenant, principal, role, run, trace_base, .. } = self;
+        let (role, run, trace_base) = (*role, *run, *trace_base);
+        Names { role, run, trace_base, tenant, principal, key, topic, kind }.prefix()
+    }
+}
+
+/// One key's events of the session.
+#[derive(Debug)]
+pub(crate) struct Lane {
+    pub(crate) at: At,
+    pub(crate) key: String,
+    /// Events are taken; else the session was told that the lane is closed, and opens it again.
+    pub(crate) open: bool,
+    /// The call that last changed what the lane leads to.
+    pub(crate) touched: u64,
+    /// The head's prefix of its VOIDs.
+    pub(crate) prefix: Vec<u8>,
+}
+
+/// Names that were bound.
+#[derive(Debug)]
+pub(crate) struct Route {
+    pub(crate) lane: LaneId,
+    /// The head's prefix of its events.
+    pub(crate) prefix: Vec<u8>,
+}
+
+/// All of a session but its worker.
+pub(crate) struct Desk {
+    pub(crate) who: Identity,
+    pub(crate) scoped: Arc<str>,
+    number: u64,
+    pub(crate) bell: Arc<Bell>,
+    /// Under which everything in `answers` was appended.
+    pub(crate) generation: u64,
+    durable: watch::Receiver<Durable>,
+    pub(crate) lanes: Vec<Option<Lane>>,
+    pub(crate) routes: Vec<Option<Route>>,
+    pub(crate) answers: Answers,
+    pub(crate) subscriptions: Vec<Subscription>,
+    /// The bell was heard, and who watches a stream has not looked yet.
+    heard: bool,
+}
+
+/// A session that is attached. Dropping it detaches it.
+pub struct Session {
+    pub(crate) worker: Arc<Worker>,
+    pub(crate) desk: Desk,
+    /// Waits for the durable position to move.
+    moved: ReusableBoxFuture<'static, watch::Receiver<Durable>>,
+}
+
+impl std::fmt::Debug for Session {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Session").field("who", &self.desk.who).finish_non_exhaustive()
+    }
+}
+
+async fn changed(mut durable: watch::Receiver<Durable>) -> watch::Receiver<Durable> {
+    if durable.changed().await.is_err() {
+        // The log is gone: it never moves again, and whoever drives the session hears it otherwise.
+        std::future::pending::<()>().await;
+    }
+    durable
+}
+
+impl Session {
+    pub(crate) fn attach(worker: Arc<Worker>, attach: &Attach<'_>, number: u64) -> Self {
+        let who = Identity {
+            tenant: attach.tenant.to_owned(),
+            principal: attach.principal.to_owned(),
+            role: attach.role,
+            run: attach.run,
+            receipts: attach.receipts,
+            trace_base: attach.trace_base,
+            frame_max: usize::try_from(attach.frame_max).unwrap_or(usize::MAX),
+        };
+        let bell = Arc::new(Bell::default());
+        let scoped: Arc<str> = scoped(attach.tenant, attach.principal).into();
+        let generation = {
+            let mut core = worker.core();
+            let newest = Attached { number, bell: bell.clone() };
+            // One live session a (principal, run): the newest wins.
+            if let Some(older) = core.sessions.insert((scoped.clone(), who.run), newest) {
+                older.bell.send_away(Code::REPLACED);
+            }
+            core.generation
+        };
+        worker.counters.sessions.add(1);
+        let durable = worker.durable();
+        let moved = ReusableBoxFuture::new(changed(durable.clone()));
+        let desk = Desk {
+            who,
+            scoped,
+            number,
+            bell,
+            generation,
+            durable,
+            lanes: Vec::new(),
+            routes: Vec::new(),
+            answers: Answers::default(),
+            subscriptions: Vec::new(),
+            heard: false,
+        };
+        Self { worker, desk, moved }
+    }
+
+    /// Who it is, as its edge said.
+    #[must_use]
+    pub fn principal(&self) -> &str {
+        &self.desk.who.principal
+    }
+
+    /// Begins to take what came in with one read. The worker's core is locked until the intake is dropped, which hands all
+    /// records to the log at once: nothing may be awaited meanwhile.
+    pub fn intake(&mut self) -> Intake<'_> {
+        Intake::begin(&self.worker, &mut self.desk)
+    }
+
+    /// Is there room for more? Where not, read nothing more from the client until [`Session::ready`] was heard: too much
+    /// waits for the disk.
+    #[must_use]
+    pub fn has_room(&self) -> bool {
+        self.worker.has_room()
+    }
+
+    /// Everything the session may be told now, about `room` bytes of it: the last message may pass that, and one message
+    /// goes out however little room there is.
+    pub fn poll(&mut self, room: usize, sink: &mut Sink<'_>) -> Polled {
+        if let Some(code) = self.desk.bell.gone() {
+            return Polled::Gone(code);
+        }
+        let end = self.sync();
+        let worker = &self.worker;
+        let mut said = self.desk.answers.emit(end, room, &worker.config.name, sink);
+        if said >= room && self.desk.answers.ready(end) {
+            return Polled::More;
+        }
+        if std::mem::take(&mut self.desk.heard) {
+            self.desk.subscriptions.iter_mut().for_each(Subscription::woken);
+        }
+        let mut more = false;
+        let Desk { subscriptions, who, answers, bell, .. } = &mut self.desk;
+        for subscription in &mut *subscriptions {
+            let left = room.saturating_sub(said);
+            let polled = subscription.poll(worker, who, end, left, sink);
+            said += polled.said;
+            more |= polled.more;
+        }
+        subscriptions.retain(|subscription| {
+            let over = subscription.over();
+            if let Some(last) = over {
+                if let Some(stream) = subscription.stream() {
+                    worker.core().release_stream(stream, bell);
+                }
+                answers.push(0, LaneId(0), What::Said(Box::new(last.clone())));
+            }
+            over.is_none()
+        });
+        said += answers.emit(end, room.saturating_sub(said).max(1), &worker.config.name, sink);
+        // Who reads first changes, so that one subscription does not starve the others.
+        if said >= room && !subscriptions.is_empty() {
+            subscriptions.rotate_left(1);
+        }
+        if more || answers.ready(end) { Polled::More } else { Polled::Idle }
+    }
+
+    /// Looks how far the log is; where it was cut back, closes the lanes that lost something.
+    fn sync(&mut self) -> u64 {
+        let durable = *self.desk.durable.borrow_and_update();
+        if durable.generation != self.desk.generation {
+            let mut core = self.worker.core();
+            self.desk.catch_up(&mut core);
+        }
+        if durable.state == LogState::Poisoned && !self.desk.answers.is_empty() {
+            let core = self.worker.core();
+            self.desk.lose(&core, durable.end.get(), Code::UNKNOWN_OUTCOME);
+        }
+        durable.end.get()
+    }
+
+    fn has_something(&self) -> bool {
+        let desk = &self.desk;
+        let durable = *desk.durable.borrow();
+        let lost = durable.generation != desk.generation || durable.state == LogState::Poisoned;
+        desk.bell.gone().is_some()
+            || desk.answers.ready(durable.end.get())
+            || (lost && !desk.answers.is_empty())
+            || desk.subscriptions.iter().any(|one| one.ready(durable.end.get()))
+    }
+
+    fn waits_for_disk(&self) -> bool {
+        !self.desk.answers.is_empty()
+            || self.desk.subscriptions.iter().any(Subscription::waits_for_disk)
+            || !self.has_room()
+    }
+
+    /// Wakes the task when [`Session::poll`] may have something to say, or there is room again.
+    pub fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        if self.desk.bell.heard(cx) {
+            self.desk.heard = true;
+            return Poll::Ready(());
+        }
+        if self.has_something() {
+            return Poll::Ready(());
+        }
+        while self.waits_for_disk() {
+            let durable = ready!(self.moved.poll(cx));
+            self.moved.set(changed(durable));
+            if self.has_something() || !self.worker.has_room() {
+                return Poll::Ready(());
+            }
+        }
+        Poll::Pending
+    }
+
+    /// Waits until [`Session::poll`] may have something to say. Nothing is lost when the wait is dropped.
+    pub async fn ready(&mut self) {
+        poll_fn(|cx| self.poll_ready(cx)).await;
+    }
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        let mut core = self.worker.core();
+        let desk = &mut self.desk;
+        let name = (desk.scoped.clone(), desk.who.run);
+        if core.sessions.get(&name).is_some_and(|attached| attached.number == desk.number) {
+            core.sessions.remove(&name);
+        }
+        desk.lanes.drain(..).flatten().for_each(|lane| core.tables.release(lane.at));
+        for stream in desk.subscriptions.drain(..).filter_map(|subscription| subscription.stream())
+        {
+            core.release_stream(stream, &desk.bell);
+        }
+        drop(core);
+        self.worker.counters.sessions.sub(1);
+    }
+}
+
+impl Desk {
+    pub(crate) fn lane(&mut self, lane: LaneId) -> Option<&mut Lane> {
+        self.lanes.get_mut(usize::try_from(lane.0).ok()?)?.as_mut()
+    }
+
+    /// The log may have been cut back since this session last looked.
+    pub(crate) fn catch_up(&mut self, core: &mut Core) {
+        let durable = core.look();
+        if core.generation == self.generation {
+            return;
+        }
+        let end = core.cut_after(self.generation);
+        self.generation = core.generation;
+        let full = durable.state == LogState::Full;
+        self.lose(core, end, if full { Code::DISK_FULL } else { Code::UNKNOWN_OUTCOME });
+    }
+
+    /// What rests on positions beyond `end` is not stored: the lanes that lost something are closed, and say from where to
+    /// send again.
+    pub(crate) fn lose(&mut self, core: &Core, end: u64, code: Code) {
+        let mut closed: Vec<LaneId> = Vec::new();
+        for answer in self.answers.lose(end) {
+            let lane = answer.lane;
+            match (request_of(&answer), answer.what) {
+                (Some(request), _) => {
+                    self.said(end, Said::fault(code, Scope::Request(request), ""))
+                }
+                (None, What::Said(said)) => self.said(end, *said),
+                (None, What::Closed { code, expected, retry_after_ms }) => {
+                    self.answers.push(end, lane, What::Closed { code, expected, retry_after_ms });
+                }
+                (None, _) if closed.contains(&lane) => {}
+                (None, _) => closed.push(lane),
+            }
+        }
+        closed.into_iter().for_each(|lane| self.close(core, lane, end, code));
+    }
+
+    /// Closes a lane; the session is told once the log is durable up to `gate`.
+    pub(crate) fn close(&mut self, core: &Core, id: LaneId, gate: u64, code: Code) {
+        let Some(lane) = self.lane(id) else { return };
+        if !std::mem::replace(&mut lane.open, false) {
+            return;
+        }
+        let last = core.tables.producers.get(lane.at.producer).map_or(0, |producer| producer.last);
+        let expected = Number(last.saturating_add(1));
+        let retry_after_ms = match code {
+            Code::DISK_FULL | Code::UNKNOWN_OUTCOME | Code::FROZEN => RETRY_DISK_MS,
+            Code::BUSY => RETRY_BUSY_MS,
+            _ => 0,
+        };
+        self.answers.push(gate, id, What::Closed { code, expected, retry_after_ms });
+    }
+
+    pub(crate) fn said(&mut self, gate: u64, said: Said) {
+        self.answers.push(gate, LaneId(0), What::Said(Box::new(said)));
+    }
+
+    pub(crate) fn refuse(&mut self, gate: u64, request: RequestId, code: Code, detail: &str) {
+        self.said(gate, Said::fault(code, Scope::Request(request), detail));
+    }
+
+    pub(crate) fn subscription(&mut self, id: SubscriptionId) -> Option<&mut Subscription> {
+        self.subscriptions.iter_mut().find(|subscription| subscription.id() == id)
+    }
+}
+
+/// An attach of one's own process, where no link gives the session a number.
+#[must_use]
+pub fn attach_of<'a>(tenant: &'a str, role: Role, principal: &'a str, run: Run) -> Attach<'a> {
+    Attach {
+        session: LinkSessionId(0),
+        tenant,
+        role,
+        principal,
+        run,
+        receipts: false,
+        trace_base: [0; 8],
+        peer: "",
+        frame_max: limits::FRAME_DEFAULT,
+        abandoned: Run([0; 8]),
+    }
+}

@@ -1,0 +1,128 @@
+//! Counters, ready for whoever exports them, and what a worker says of itself.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use serde::Serialize;
+
+/// A number that many threads count.
+#[derive(Debug, Default)]
+pub struct Counter(AtomicU64);
+
+impl Counter {
+    /// Counts up.
+    pub fn add(&self, n: u64) {
+        self.0.fetch_add(n, Ordering::Relaxed);
+    }
+
+    /// Counts down: a gauge.
+    pub fn sub(&self, n: u64) {
+        self.0.fetch_sub(n, Ordering::Relaxed);
+    }
+
+    /// How many.
+    #[must_use]
+    pub fn get(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// What a worker counts.
+#[derive(Debug, Default)]
+pub struct Counters {
+    /// Sessions attached now.
+    pub sessions: Counter,
+    /// Events handed to the log.
+    pub events: Counter,
+    /// Their payload bytes.
+    pub bytes: Counter,
+    /// Numbers refused for good.
+    pub voids: Counter,
+    /// Numbers that came again.
+    pub duplicates: Counter,
+    /// Calls the log did not take.
+    pub refused_calls: Counter,
+    /// Events delivered.
+    pub delivered_events: Counter,
+    /// Their payload bytes.
+    pub delivered_bytes: Counter,
+    /// Links that are up.
+    pub links: Counter,
+    /// Checkpoints written.
+    pub checkpoints: Counter,
+}
+
+/// What one call counted: added at once.
+#[derive(Debug, Default)]
+pub(crate) struct Tally {
+    pub(crate) events: u64,
+    pub(crate) bytes: usize,
+    pub(crate) voids: u64,
+    pub(crate) duplicates: u64,
+}
+
+fn wide(n: usize) -> u64 {
+    u64::try_from(n).unwrap_or(u64::MAX)
+}
+
+impl Counters {
+    pub(crate) fn count(&self, tally: &Tally) {
+        for (counter, n) in [
+            (&self.events, tally.events),
+            (&self.bytes, wide(tally.bytes)),
+            (&self.voids, tally.voids),
+            (&self.duplicates, tally.duplicates),
+        ] {
+            if n > 0 {
+                counter.add(n);
+            }
+        }
+    }
+
+    pub(crate) fn delivered(&self, events: u32, bytes: usize) {
+        self.delivered_events.add(u64::from(events));
+        self.delivered_bytes.add(wide(bytes));
+    }
+}
+
+/// What a worker says of itself.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Status {
+    /// Its name: the first half of its positions.
+    pub worker: String,
+    /// Nothing is wrong with its log that nobody accepted.
+    pub healthy: bool,
+    /// What is wrong, in words; empty where nothing is.
+    pub wrong: Vec<String>,
+    /// The first position that is kept.
+    pub start: u64,
+    /// One past the last position on disk.
+    pub end: u64,
+    /// Streams that have events.
+    pub streams: usize,
+    /// Runs that are remembered.
+    pub runs: usize,
+    /// Principals in the registry.
+    pub devices: usize,
+    /// Sessions attached.
+    pub sessions: u64,
+    /// Links that are up.
+    pub links: u64,
+    /// Events taken since the start.
+    pub events: u64,
+    /// Their payload bytes.
+    pub bytes: u64,
+    /// Numbers refused for good since the start.
+    pub voids: u64,
+    /// Numbers that came again since the start.
+    pub duplicates: u64,
+    /// Events delivered since the start.
+    pub delivered: u64,
+    /// Commits of the log, each one write and one sync, since the start.
+    pub commits: u64,
+    /// Segments of the log.
+    pub segments: usize,
+    /// Bytes in them.
+    pub log_bytes: u64,
+    /// Bytes that wait for the disk.
+    pub waiting_bytes: usize,
+}

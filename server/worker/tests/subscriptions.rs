@@ -1,0 +1,262 @@
+//! Every event that matches is delivered once and in order, whether it was stored before or comes later.
+
+mod support;
+
+use std::{collections::HashMap, sync::Arc};
+
+use spile_protocol::{
+    code::Code,
+    id::{SubscriptionId, Version},
+    message::{From, Scope, Source},
+};
+use spile_worker::{Polled, Worker};
+use support::{Client, Told, open};
+
+fn filter(filter: &str) -> Source<'_> {
+    Source::Filter { filter, key: None, from: From::Start }
+}
+
+/// Publishes `count` events, `text` and its number, one by one, and waits for their acks.
+async fn publish(worker: &Arc<Worker>, principal: &str, topic: &str, count: u64) {
+    let mut client = Client::new(worker, principal, 1);
+    client.lane(0, None, 1);
+    client.bind(0, 0, topic);
+    for number in 1..=count {
+        client.event(0, number, format!("{principal} {number}").as_bytes());
+    }
+    client.acked(0, count).await;
+}
+
+#[tokio::test]
+async fn a_filter_takes_its_topics_and_tenant_only() {
+    let folder = tempfile::tempdir().unwrap();
+    let worker = open(folder.path());
+    publish(&worker, "a", "x/1", 2).await;
+    publish(&worker, "b", "y/1", 2).await;
+    publish(&worker, "c", "x/2/z", 2).await;
+    let mut consumer = Client::new(&worker, "reader", 1);
+    consumer.subscribe(7, filter("x/#"), 100, false);
+    let told = consumer.until(|told| told.contains(&Told::End(7))).await;
+    assert_eq!(told.first(), Some(&Told::Credit { subscription: 7, events: 100 }));
+    let events = told.iter().filter_map(|told| match told {
+        Told::Event(event) => Some((event.key.as_str(), event.topic.as_str(), event.version)),
+        _ => None,
+    });
+    let want = [("a", "x/1", 1), ("a", "x/1", 2), ("c", "x/2/z", 1), ("c", "x/2/z", 2)];
+    assert_eq!(events.collect::<Vec<_>>(), want);
+}
+
+#[tokio::test]
+async fn another_tenants_events_are_not_seen() {
+    let folder = tempfile::tempdir().unwrap();
+    let worker = open(folder.path());
+    publish(&worker, "a", "x", 1).await;
+    let attach = spile_worker::attach_of(
+        "other",
+        spile_protocol::id::Role::Service,
+        "reader",
+        spile_protocol::id::Run([1; 8]),
+    );
+    let mut session = worker.attach(&attach);
+    for source in [filter("#"), Source::Stream { key: "a", from: Version(1) }] {
+        let subscribe = spile_protocol::message::Subscribe {
+            subscription: SubscriptionId(1),
+            source,
+            events: 10,
+            bytes: 1000,
+            live: false,
+        };
+        let message = spile_protocol::message::Message::Subscribe(subscribe);
+        let number = spile_protocol::id::Number(0);
+        session.intake().message(support::NOW, number, &message, &bytes::Bytes::new(), 0);
+        let mut kinds = Vec::new();
+        session.poll(support::ROOM, &mut |message, _| kinds.push(message.tag().kind()));
+        use spile_protocol::message::kind::{CREDIT, END};
+        assert_eq!(kinds, [CREDIT, END]);
+    }
+}
+
+#[tokio::test]
+async fn credit_bounds_what_is_in_flight_and_seen_frees_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let worker = open(folder.path());
+    publish(&worker, "a", "x", 10).await;
+    let mut consumer = Client::new(&worker, "reader", 1);
+    consumer.subscribe(1, filter("x"), 3, true);
+    let count = |told: Vec<Told>| told.iter().filter(|told| matches!(told, Told::Event(_))).count();
+    assert_eq!(count(consumer.poll().0), 3);
+    assert_eq!(count(consumer.poll().0), 0);
+    consumer.settle(1, 2);
+    assert_eq!(count(consumer.poll().0), 2);
+    consumer.settle(1, 100);
+    assert_eq!(count(consumer.poll().0), 3);
+}
+
+#[tokio::test]
+async fn a_block_stays_a_block_unless_the_start_lies_inside() {
+    let folder = tempfile::tempdir().unwrap();
+    let worker = open(folder.path());
+    let mut client = Client::new(&worker, "a", 1);
+    client.ready_to_publish(1);
+    client.event(0, 1, b"0");
+    client.batch(0, 2, &[b"1", b"22", b"333"], None);
+    client.acked(0, 4).await;
+    let mut consumer = Client::new(&worker, "reader", 1);
+    // A window smaller than the block lets it through alone.
+    consumer.subscribe(1, filter("t"), 1, true);
+    let events = consumer.events(4).await;
+    assert_eq!(events.iter().map(|event| event.block).collect::<Vec<_>>(), [1, 3, 3, 3]);
+    consumer.subscribe_from(2, "t", 3);
+    let events = consumer.events(2).await;
+    let got: Vec<_> =
+        events.iter().map(|event| (event.position, &*event.payload, event.block)).collect();
+    assert_eq!(got, [(3, &b"22"[..], 2), (4, b"333", 2)]);
+    consumer.subscribe(3, Source::Stream { key: "a", from: Version(4) }, 10, true);
+    let events = consumer.events(1).await;
+    assert_eq!((events[0].version, &*events[0].payload), (4, &b"333"[..]));
+}
+
+#[tokio::test]
+async fn a_block_is_cut_to_the_frames_a_client_takes() {
+    let folder = tempfile::tempdir().unwrap();
+    let worker = open(folder.path());
+    let mut client = Client::new(&worker, "a", 1);
+    client.ready_to_publish(1);
+    let payload: &[u8] = &[7; 100];
+    client.batch(0, 1, &[payload; 20], None);
+    client.acked(0, 20).await;
+    let mut attach = spile_worker::attach_of(
+        "main",
+        spile_protocol::id::Role::Device,
+        "small",
+        spile_protocol::id::Run([1; 8]),
+    );
+    attach.frame_max = 512;
+    let mut session = worker.attach(&attach);
+    let subscribe = spile_protocol::message::Subscribe {
+        subscription: SubscriptionId(1),
+        source: Source::Stream { key: "a", from: Version(1) },
+        events: 100,
+        bytes: 1 << 20,
+        live: false,
+    };
+    let message = spile_protocol::message::Message::Subscribe(subscribe);
+    let number = spile_protocol::id::Number(0);
+    session.intake().message(support::NOW, number, &message, &bytes::Bytes::new(), 0);
+    let mut versions = Vec::new();
+    session.poll(support::ROOM, &mut |message, payload_crc| {
+        let mut frame = vec![0; 1 << 16];
+        let length = message.encode(&mut frame).unwrap();
+        assert!(length <= 512 + 6, "{length}");
+        assert_eq!(spile_protocol::crc::of(message.payload()), payload_crc);
+        if let spile_protocol::message::Message::Deliver(deliver) = message {
+            versions.extend((0..u64::from(deliver.lengths.count())).map(|n| deliver.version.0 + n));
+        }
+    });
+    assert_eq!(versions, (1..=20).collect::<Vec<_>>());
+}
+
+#[tokio::test]
+async fn from_end_begins_with_what_is_stored_later() {
+    let folder = tempfile::tempdir().unwrap();
+    let worker = open(folder.path());
+    publish(&worker, "a", "x", 3).await;
+    let mut consumer = Client::new(&worker, "reader", 1);
+    consumer.subscribe(1, Source::Filter { filter: "x", key: None, from: From::End }, 100, true);
+    consumer.subscribe(
+        2,
+        Source::Filter { filter: "x", key: Some("b"), from: From::End },
+        100,
+        true,
+    );
+    consumer.told(2).await;
+    publish(&worker, "b", "x", 2).await;
+    let mut events = consumer.events(4).await;
+    events.sort_by_key(|event| (event.subscription, event.version));
+    let got: Vec<_> = events
+        .iter()
+        .map(|event| (event.subscription, event.key.as_str(), event.version))
+        .collect();
+    assert_eq!(got, [(1, "b", 1), (1, "b", 2), (2, "b", 1), (2, "b", 2)]);
+}
+
+#[tokio::test]
+async fn a_stream_that_is_not_there_yet_is_followed() {
+    let folder = tempfile::tempdir().unwrap();
+    let worker = open(folder.path());
+    let mut consumer = Client::new(&worker, "reader", 1);
+    consumer.subscribe(1, Source::Stream { key: "a", from: Version(1) }, 100, true);
+    let (told, polled) = consumer.poll();
+    assert_eq!((told.len(), polled), (1, Polled::Idle));
+    let both = tokio::join!(consumer.events(50), publish(&worker, "a", "x", 50));
+    let versions: Vec<_> = both.0.iter().map(|event| event.version).collect();
+    assert_eq!(versions, (1..=50).collect::<Vec<_>>());
+}
+
+#[tokio::test]
+async fn what_can_not_be_subscribed_is_refused_alone() {
+    let folder = tempfile::tempdir().unwrap();
+    let worker = open(folder.path());
+    let mut client = Client::new(&worker, "a", 1);
+    let fault = |id, code| Told::Fault { code, scope: Scope::Subscription(SubscriptionId(id)) };
+    client.subscribe(1, filter("a//b"), 1, true);
+    client.subscribe(2, Source::Stream { key: "", from: Version(1) }, 1, true);
+    client.subscribe(3, Source::Group { name: "g", max_events: 1, max_bytes: 1 }, 1, true);
+    client.subscribe(4, filter("#"), 1, true);
+    client.subscribe(4, filter("#"), 1, true);
+    client.ready_to_publish(1);
+    let want = [
+        fault(1, Code::INVALID),
+        fault(2, Code::INVALID),
+        fault(3, Code::NOT_FOUND),
+        Told::Credit { subscription: 4, events: 1 },
+        fault(4, Code::CONFLICT),
+        Told::Opened { lane: 0, last: 0, refused: vec![] },
+    ];
+    assert_eq!(client.told(6).await, want);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn catching_up_and_following_leaves_no_gap_and_doubles_nothing() {
+    const EACH: u64 = 400;
+    let folder = tempfile::tempdir().unwrap();
+    let worker = open(folder.path());
+    publish(&worker, "p0", "t/0", EACH).await;
+    let mut tasks = tokio::task::JoinSet::new();
+    for publisher in 1..=3_u64 {
+        let worker = worker.clone();
+        tasks.spawn(async move {
+            publish(&worker, &format!("p{publisher}"), &format!("t/{publisher}"), EACH).await;
+        });
+    }
+    for reader in 0..4 {
+        let worker = worker.clone();
+        tasks.spawn(async move {
+            let mut consumer = Client::new(&worker, &format!("reader{reader}"), 1);
+            consumer.subscribe(1, filter("t/#"), 64, true);
+            let events = consumer.events(4 * usize::try_from(EACH).unwrap()).await;
+            let mut versions: HashMap<String, u64> = HashMap::new();
+            let mut position = 0;
+            for event in events {
+                assert!(event.position > position, "{event:?} behind {position}");
+                position = event.position;
+                let version = versions.entry(event.key.clone()).or_default();
+                *version += 1;
+                assert_eq!(event.version, *version);
+                assert_eq!(event.payload, format!("{} {version}", event.key));
+            }
+        });
+    }
+    for reader in 0..2 {
+        let worker = worker.clone();
+        tasks.spawn(async move {
+            let mut consumer = Client::new(&worker, &format!("follower{reader}"), 1);
+            consumer.subscribe(1, Source::Stream { key: "p2", from: Version(1) }, 64, true);
+            let events = consumer.events(usize::try_from(EACH).unwrap()).await;
+            assert!(events.iter().zip(1..).all(|(event, version)| event.version == version));
+        });
+    }
+    while let Some(done) = tasks.join_next().await {
+        done.unwrap();
+    }
+}

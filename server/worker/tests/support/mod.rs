@@ -1,0 +1,295 @@
+//! A worker on a real log in a temporary folder, and a client that speaks to it in messages.
+#![allow(dead_code, unreachable_pub, reason = "each test uses a part")]
+#![allow(clippy::unwrap_used, clippy::panic, clippy::wildcard_enum_match_arm, reason = "a test")]
+
+use std::{path::Path, sync::Arc};
+
+use bytes::Bytes;
+use spile_log::{Log, Options, RealDisk};
+use spile_protocol::{
+    code::Code,
+    crc,
+    id::{LaneId, Number, Role, RouteId, Run, SubscriptionId, Version},
+    message::{
+        Ack, At, Batch, Bind, Event, Expect, Extras, From, Lane, Lengths, List, Message, Outcome,
+        Scope, Settle, Source, Subscribe,
+    },
+    time::Millis,
+};
+use spile_worker::{Config, Polled, Session, Worker, attach_of};
+
+pub const NOW: Millis = Millis(1_700_000_000_000);
+pub const ROOM: usize = 1 << 20;
+
+/// A log in a folder.
+pub fn log(folder: &Path) -> Log {
+    let disk = Arc::new(RealDisk::open(folder).unwrap());
+    Log::open(disk, Options { reserve_bytes: 0, free_bytes_low: 0, ..Options::default() })
+        .unwrap()
+        .0
+}
+
+pub fn config() -> Config {
+    Config { name: "w".to_owned(), ..Config::default() }
+}
+
+pub fn open(folder: &Path) -> Arc<Worker> {
+    Worker::open(config(), Arc::new(log(folder))).unwrap()
+}
+
+/// What a session was told.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Told {
+    Opened { lane: u32, last: u64, refused: Vec<(u64, u32, Code)> },
+    Ack { lane: u32, last: u64, receipts: Vec<(u64, u32, u64, u64)> },
+    Refused { lane: u32, number: u64, count: u32, code: Code, version: u64 },
+    Closed { lane: u32, code: Code, expected: u64 },
+    Fault { code: Code, scope: Scope },
+    Credit { subscription: u32, events: u32 },
+    End(u32),
+    Event(Delivered),
+    Version(u64),
+    Reply { code: Code, detail: String, payload: Bytes },
+}
+
+/// One event of a delivery, with the names the delivery left out filled in.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Delivered {
+    pub subscription: u32,
+    pub key: String,
+    pub topic: String,
+    pub version: u64,
+    pub position: u64,
+    pub payload: Bytes,
+    /// How many events the delivery had.
+    pub block: u32,
+}
+
+pub struct Client {
+    pub session: Session,
+    key: String,
+    topic: String,
+    deliveries: u64,
+}
+
+impl Client {
+    pub fn new(worker: &Arc<Worker>, principal: &str, run: u8) -> Self {
+        Self::with(worker, principal, run, false)
+    }
+
+    pub fn with(worker: &Arc<Worker>, principal: &str, run: u8, receipts: bool) -> Self {
+        let mut attach = attach_of("main", Role::Device, principal, Run([run; 8]));
+        attach.receipts = receipts;
+        attach.trace_base = [3; 8];
+        let session = worker.attach(&attach);
+        Self { session, key: String::new(), topic: String::new(), deliveries: 0 }
+    }
+
+    pub fn say(&mut self, number: u64, message: &Message<'_>) {
+        let payload = Bytes::copy_from_slice(message.payload());
+        let crc = crc::of(&payload);
+        self.session.intake().message(NOW, Number(number), message, &payload, crc);
+    }
+
+    pub fn lane(&mut self, lane: u32, key: Option<&str>, first_unacked: u64) {
+        let message =
+            Lane { lane: LaneId(lane), first_unacked: Number(first_unacked), key, urgent: false };
+        self.say(0, &Message::Lane(message));
+    }
+
+    pub fn bind(&mut self, route: u32, lane: u32, topic: &str) {
+        let (route, lane) = (RouteId(route), LaneId(lane));
+        self.say(
+            0,
+            &Message::Bind(Bind { route, lane, topic, content_type: "", schema: 0, encoding: "" }),
+        );
+    }
+
+    pub fn event(&mut self, route: u32, number: u64, payload: &[u8]) {
+        self.event_if(route, number, payload, None);
+    }
+
+    pub fn event_if(&mut self, route: u32, number: u64, payload: &[u8], expect: Option<Expect>) {
+        let extras = Extras { expect, ..Extras::default() };
+        self.say(number, &Message::Event(Event { route: RouteId(route), extras, payload }));
+    }
+
+    pub fn batch(&mut self, route: u32, number: u64, payloads: &[&[u8]], expect: Option<Expect>) {
+        let mut spelled = [0; 4096];
+        let lengths = Lengths::encode(payloads.iter().map(|p| p.len()), &mut spelled).unwrap();
+        let extras = Extras { expect, ..Extras::default() };
+        let payload = &payloads.concat();
+        self.say(
+            number,
+            &Message::Batch(Batch { route: RouteId(route), lengths, extras, payload }),
+        );
+    }
+
+    /// Lane 0 on one's own key, route 0 on `t`.
+    pub fn ready_to_publish(&mut self, first_unacked: u64) {
+        self.lane(0, None, first_unacked);
+        self.bind(0, 0, "t");
+    }
+
+    pub fn subscribe(&mut self, id: u32, source: Source<'_>, events: u32, live: bool) {
+        let subscription = SubscriptionId(id);
+        let subscribe = Subscribe { subscription, source, events, bytes: 1 << 20, live };
+        self.say(0, &Message::Subscribe(subscribe));
+    }
+
+    pub fn subscribe_from(&mut self, id: u32, filter: &str, position: u64) {
+        let mut buffer = [0; 64];
+        let at = At { worker: "w", position: spile_protocol::id::Position(position) };
+        let from = From::Positions(List::encode([at], &mut buffer).unwrap());
+        self.subscribe(id, Source::Filter { filter, key: None, from }, 1000, true);
+    }
+
+    pub fn settle(&mut self, subscription: u32, delivery: u64) {
+        let subscription = SubscriptionId(subscription);
+        let outcome = Outcome::Seen;
+        self.say(
+            0,
+            &Message::Settle(Settle { subscription, delivery, outcome, events: 0, reason: "" }),
+        );
+    }
+
+    /// What may be said now.
+    pub fn poll(&mut self) -> (Vec<Told>, Polled) {
+        let mut told = Vec::new();
+        let Self { session, key, topic, deliveries } = self;
+        let polled = session.poll(ROOM, &mut |message, payload_crc| {
+            assert_eq!(crc::of(message.payload()), payload_crc, "{message:?}");
+            // What is said can be sent.
+            let mut frame = vec![0; 1 << 20];
+            message.encode(&mut frame).unwrap();
+            take(message, (key, topic, deliveries), &mut told);
+        });
+        (told, polled)
+    }
+
+    /// Waits until so much was told that `enough` says so.
+    pub async fn until(&mut self, mut enough: impl FnMut(&[Told]) -> bool) -> Vec<Told> {
+        let mut all = Vec::new();
+        loop {
+            let (told, polled) = self.poll();
+            told.into_iter().for_each(|told| push(&mut all, told));
+            if enough(&all) {
+                return all;
+            }
+            match polled {
+                Polled::Gone(code) => panic!("gone: {code}, told {all:?}"),
+                Polled::More => {}
+                Polled::Idle => self.session.ready().await,
+            }
+        }
+    }
+
+    /// Waits for so many things to be told.
+    pub async fn told(&mut self, count: usize) -> Vec<Told> {
+        self.until(|told| told.len() >= count).await
+    }
+
+    /// Waits until a lane is acked up to `last`.
+    pub async fn acked(&mut self, lane: u32, last: u64) -> Vec<Told> {
+        let acked = |told: &Told| matches!(told, Told::Ack { lane: of, last: to, .. } if *of == lane && *to >= last);
+        self.until(|told| told.iter().any(acked)).await
+    }
+
+    /// Waits for so many events.
+    pub async fn events(&mut self, count: usize) -> Vec<Delivered> {
+        let mut settled = 0;
+        let mut events = Vec::new();
+        while events.len() < count {
+            let told =
+                self.until(|told| told.iter().any(|told| matches!(told, Told::Event(_)))).await;
+            for told in told {
+                if let Told::Event(event) = told {
+                    settled = settled.max(event.subscription);
+                    events.push(event);
+                }
+            }
+            let deliveries = self.deliveries;
+            self.settle(settled, deliveries);
+        }
+        events
+    }
+}
+
+/// Acks of one lane that follow each other are one: how they were cut is a matter of time.
+fn push(all: &mut Vec<Told>, told: Told) {
+    if let (
+        Some(Told::Ack { lane, last, receipts }),
+        Told::Ack { lane: new_lane, last: new_last, receipts: new_receipts },
+    ) = (all.last_mut(), &told)
+        && lane == new_lane
+    {
+        *last = (*last).max(*new_last);
+        receipts.extend(new_receipts);
+        return;
+    }
+    all.push(told);
+}
+
+fn take(
+    message: &Message<'_>,
+    (key, topic, deliveries): (&mut String, &mut String, &mut u64),
+    told: &mut Vec<Told>,
+) {
+    match *message {
+        Message::LaneAnswer(answer) => told.push(Told::Opened {
+            lane: answer.lane.0,
+            last: answer.last.unwrap().0,
+            refused: answer.refused.iter().map(|r| (r.number.0, r.count, r.code)).collect(),
+        }),
+        Message::Ack(Ack::Spelled { lane, last, receipts, .. }) => told.push(Told::Ack {
+            lane: lane.0,
+            last: last.0,
+            receipts: receipts
+                .iter()
+                .map(|r| (r.number.0, r.count, r.version.0, r.position.0))
+                .collect(),
+        }),
+        Message::Fault(fault) => told.push(match fault.scope {
+            Scope::Number { lane, number, count, version: Version(version) } => {
+                Told::Refused { lane: lane.0, number: number.0, count, code: fault.code, version }
+            }
+            Scope::Lane { lane, expected } => {
+                Told::Closed { lane: lane.0, code: fault.code, expected: expected.0 }
+            }
+            scope => Told::Fault { code: fault.code, scope },
+        }),
+        Message::Credit(credit) => told.push(Told::Credit {
+            subscription: credit.subscription.unwrap().0,
+            events: credit.events,
+        }),
+        Message::End(end) => told.push(Told::End(end.subscription.0)),
+        Message::Value(body) => told.push(Told::Version(body.fields.version.0)),
+        Message::Reply(body) => told.push(Told::Reply {
+            code: body.fields.code,
+            detail: body.fields.detail.to_owned(),
+            payload: Bytes::copy_from_slice(body.payload),
+        }),
+        Message::Deliver(deliver) => {
+            *deliveries += 1;
+            if let Some(new) = deliver.key {
+                new.clone_into(key);
+            }
+            if let Some(new) = deliver.topic {
+                new.clone_into(topic);
+            }
+            let parts = deliver.lengths.split(deliver.payload);
+            for (n, payload) in (0..).zip(parts) {
+                told.push(Told::Event(Delivered {
+                    subscription: deliver.subscription.0,
+                    key: key.clone(),
+                    topic: topic.clone(),
+                    version: deliver.version.0 + n,
+                    position: deliver.position.0 + n,
+                    payload: Bytes::copy_from_slice(payload),
+                    block: deliver.lengths.count(),
+                }));
+            }
+        }
+        other => panic!("a worker said {other:?}"),
+    }
+}

@@ -62,44 +62,61 @@ pub struct Admitted {
 
 /// Why somebody was not let in. What the peer is told says no more than this.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{}", self.text())]
 pub enum Denied {
     /// AUTH says certificate and there is none.
-    #[error("no client certificate was presented; configure one, or use a device key")]
     NoCertificate,
     /// AUTH says a key and the certificate says somebody else.
-    #[error("the certificate is another principal's than the device key; use one of them")]
     TwoNames,
     /// Nothing known fits, or it has ended. Which of them is not told.
-    #[error("the credential is wrong, expired or not known")]
     Unknown,
     /// It was revoked.
-    #[error("the principal was revoked")]
     Revoked,
     /// The certificate says another role than the registry.
-    #[error("the certificate's role is not the registered one")]
     OtherRole,
     /// The tenant is not in the configuration.
-    #[error("this server has no such tenant")]
     Tenant,
     /// Tokens come with a later release.
-    #[error("this server does not take tokens yet; use a client certificate or a device key")]
     Token,
     /// A client that challenges.
-    #[error("only a server sends a challenge")]
     Challenge,
     /// There was no word from the registry's worker for too long.
-    #[error("the registry's worker has been away for too long to know who may come")]
     Stale,
 }
 
 impl Denied {
+    /// What the peer is told, besides the code.
+    #[must_use]
+    pub const fn text(self) -> &'static str {
+        match self {
+            Self::NoCertificate => {
+                "no client certificate was presented; configure one, or use a device key"
+            }
+            Self::TwoNames => {
+                "the certificate is another principal's than the device key; use one of them"
+            }
+            Self::Unknown => "the credential is wrong, expired or not known",
+            Self::Revoked => "the principal was revoked",
+            Self::OtherRole => "the certificate's role is not the registered one",
+            Self::Tenant => "this server has no such tenant",
+            Self::Token => {
+                "this server does not take tokens yet; use a client certificate or a device key"
+            }
+            Self::Challenge => "only a server sends a challenge",
+            Self::Stale => "the registry's worker has been away for too long to know who may come",
+        }
+    }
+
     /// The code the peer is told.
     #[must_use]
     pub const fn code(self) -> Code {
         match self {
-            Self::NoCertificate | Self::TwoNames | Self::Unknown | Self::OtherRole | Self::Tenant | Self::Token => {
-                Code::UNAUTHENTICATED
-            }
+            Self::NoCertificate
+            | Self::TwoNames
+            | Self::Unknown
+            | Self::OtherRole
+            | Self::Tenant
+            | Self::Token => Code::UNAUTHENTICATED,
             Self::Revoked => Code::REVOKED,
             Self::Challenge => Code::UNEXPECTED,
             Self::Stale => Code::UNAVAILABLE,
@@ -140,7 +157,11 @@ pub fn authenticate(
 }
 
 /// The authority that signed the certificate vouches for it; the registry, where it knows the name, may take that back.
-fn certificate(now: Millis, presented: &Presented, registry: &dyn Registry) -> Result<Admitted, Denied> {
+fn certificate(
+    now: Millis,
+    presented: &Presented,
+    registry: &dyn Registry,
+) -> Result<Admitted, Denied> {
     let identity = presented.identity.clone().ok_or(Denied::NoCertificate)?;
     if identity.ends_ms != 0 && identity.ends_ms <= now.0 {
         return Err(Denied::Unknown);
@@ -164,7 +185,8 @@ fn device_key(
     proof: &[u8; 32],
     registry: &dyn Registry,
 ) -> Result<Admitted, Denied> {
-    let other = |identity: &Identity| identity.tenant != signed.tenant || identity.name != signed.device;
+    let other =
+        |identity: &Identity| identity.tenant != signed.tenant || identity.name != signed.device;
     if presented.identity.as_ref().is_some_and(other) {
         return Err(Denied::TwoNames);
     }
@@ -172,7 +194,8 @@ fn device_key(
     // A hash that no key has: an unknown name takes as long as a wrong key.
     let stored = entry.and_then(|entry| entry.key_hash).unwrap_or_default();
     let server = key::verify(&stored, proof, signed);
-    let (Some(entry), Some(server)) = (entry.filter(|entry| entry.key_hash.is_some()), server) else {
+    let (Some(entry), Some(server)) = (entry.filter(|entry| entry.key_hash.is_some()), server)
+    else {
         return Err(Denied::Unknown);
     };
     welcome(now, &entry)?;
@@ -263,8 +286,12 @@ mod tests {
     fn on_plaintext_both_nonces_are_in_the_proof() {
         let binding = Binding::Nonces { client: [3; 16], server: [4; 16] };
         let signed = Signed { tenant: "main", device: "d1", binding };
-        let proof =
-            Proof::DeviceKey { tenant: "main", device: "d1", nonce: [3; 16], proof: key::prove(&KEY, &signed) };
+        let proof = Proof::DeviceKey {
+            tenant: "main",
+            device: "d1",
+            nonce: [3; 16],
+            proof: key::prove(&KEY, &signed),
+        };
         for (server, want) in [([4; 16], true), ([5; 16], false)] {
             let plain = Presented { identity: None, channel: Channel::Plain(server) };
             assert_eq!(decide(&plain, &proof, &Known(entry(), true)).is_ok(), want);
@@ -284,7 +311,12 @@ mod tests {
             (None, prove("main", "d2", &KEY), known(|_| ()), Denied::Unknown),
             (None, prove("other", "d1", &KEY), known(|_| ()), Denied::Unknown),
             (None, good, known(|entry| entry.revoked = true), Denied::Revoked),
-            (None, prove("main", "d1", &[8; 32]), known(|entry| entry.revoked = true), Denied::Unknown),
+            (
+                None,
+                prove("main", "d1", &[8; 32]),
+                known(|entry| entry.revoked = true),
+                Denied::Unknown,
+            ),
             (None, good, known(|entry| entry.expires_ms = 1_000), Denied::Unknown),
             (None, good, known(|entry| entry.key_hash = None), Denied::Unknown),
             (None, good, Known(entry(), false), Denied::Stale),
@@ -293,7 +325,12 @@ mod tests {
             (None, Proof::Challenge { nonce: [0; 16] }, known(|_| ()), Denied::Challenge),
             (None, Proof::Certificate, known(|_| ()), Denied::NoCertificate),
             (Some(("d1", Role::Operator, 0)), Proof::Certificate, known(|_| ()), Denied::OtherRole),
-            (Some(("d1", Role::Device, 0)), Proof::Certificate, known(|entry| entry.revoked = true), Denied::Revoked),
+            (
+                Some(("d1", Role::Device, 0)),
+                Proof::Certificate,
+                known(|entry| entry.revoked = true),
+                Denied::Revoked,
+            ),
             (Some(("d1", Role::Device, 1_000)), Proof::Certificate, known(|_| ()), Denied::Unknown),
         ] {
             assert_eq!(decide(&presented(who), &proof, &known), Err(want), "{proof:?}");
@@ -302,7 +339,9 @@ mod tests {
 
     #[test]
     fn a_certificate_lets_in_until_the_earlier_end() {
-        for (certificate, registered, want) in [(0, 0, 0), (5_000, 0, 5_000), (0, 4_000, 4_000), (5_000, 4_000, 4_000)] {
+        for (certificate, registered, want) in
+            [(0, 0, 0), (5_000, 0, 5_000), (0, 4_000, 4_000), (5_000, 4_000, 4_000)]
+        {
             let known = Known(Entry { expires_ms: registered, ..entry() }, true);
             let who = presented(Some(("d1", Role::Device, certificate)));
             assert_eq!(decide(&who, &Proof::Certificate, &known).unwrap().ends_ms, want);

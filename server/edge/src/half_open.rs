@@ -65,6 +65,11 @@ impl HalfOpen {
         Place { age, table: Arc::clone(self), _held: self.gauge.hold() }
     }
 
+    /// Tells all of them to go.
+    pub fn end_all(&self, code: Code) {
+        self.table().by_age.values().for_each(|(_, signal)| signal.end(code));
+    }
+
     fn table(&self) -> MutexGuard<'_, Table> {
         self.table.lock().unwrap_or_else(PoisonError::into_inner)
     }

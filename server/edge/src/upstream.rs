@@ -7,36 +7,22 @@
 use std::task::{Context, Poll};
 
 use spile_protocol::{
-    code::Code,
-    id::{LaneId, Number, Slot},
+    id::{Number, Slot},
     limits::WORKERS,
     message::{Attach, Message},
     time::Millis,
 };
 
-/// What a session hands to a worker.
+/// What a session hands to a worker: a message of the client's, or a VOID of the edge's own, whose session the port fills
+/// in.
 #[derive(Clone, Copy, Debug)]
-pub enum Input<'b> {
-    /// A message of the client's.
-    Message {
-        /// The message.
-        message: Message<'b>,
-        /// EVENT, BATCH: the first event's number.
-        number: Number,
-        /// CRC-32 of its payload, as it came.
-        payload_crc: u32,
-    },
-    /// Numbers that are refused for good: the worker keeps their place.
-    Void {
-        /// In which lane.
-        lane: LaneId,
-        /// The first number.
-        first: Number,
-        /// How many.
-        count: u32,
-        /// Why.
-        code: Code,
-    },
+pub struct Input<'b> {
+    /// The message.
+    pub message: Message<'b>,
+    /// EVENT, BATCH: the first event's number.
+    pub number: Number,
+    /// CRC-32 of its payload, as it came.
+    pub payload_crc: u32,
 }
 
 /// A worker that is not there at the moment.

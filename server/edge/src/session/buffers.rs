@@ -1,0 +1,343 @@
+//! Bytes on their way in and out, without a buffer of its own for a session that has none on its way.
+//!
+//! Each thread has one buffer for reading and one for writing, which every session of the thread uses in its turn. Only
+//! what a turn leaves over, a part of a frame or what the socket did not take, is kept with the session. Invariant: no
+//! byte that was read is dropped, and nothing is read or written but in order.
+
+use std::cell::Cell;
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use spile_protocol::{
+    limits::FRAME_MAX,
+    message::{Full, Message},
+    session::Transmit,
+};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+use crate::limits;
+
+thread_local! {
+    static READ: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
+    static WRITE: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
+}
+
+/// What is kept up to this length is copied to the front of the thread's buffer; a longer part of a frame grows where it
+/// is, so that a large frame is copied once and not with each read.
+const COPIED: usize = limits::READ / 4;
+
+/// What a read came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Got {
+    /// So many bytes.
+    Bytes(usize),
+    /// The peer sends nothing more.
+    End,
+}
+
+/// The way in.
+#[derive(Debug, Default)]
+pub(super) struct Inlet {
+    /// The beginning of a frame whose rest has not come.
+    kept: Vec<u8>,
+}
+
+impl Inlet {
+    /// Reads what there is, at most [`limits::READ`] bytes, and gives it to `work` behind what was kept. What `work`
+    /// leaves is kept.
+    pub(super) fn read<S: AsyncRead + Unpin>(
+        &mut self,
+        stream: &mut S,
+        cx: &mut Context<'_>,
+        work: impl FnOnce(&mut &[u8]),
+    ) -> Poll<io::Result<Got>> {
+        if self.kept.len() > COPIED {
+            let mut buffer = std::mem::take(&mut self.kept);
+            let begin = buffer.len();
+            buffer.resize(begin + limits::READ, 0);
+            let got = fill(stream, cx, &mut buffer, begin);
+            let (end, left) = worked(&got, &buffer, begin, work);
+            buffer.truncate(end);
+            buffer.drain(..end - left);
+            if left > 0 {
+                self.kept = buffer;
+            }
+            return got;
+        }
+        let mut buffer = READ.take();
+        buffer.resize(COPIED + limits::READ, 0);
+        let begin = self.kept.len();
+        if let Some(front) = buffer.get_mut(..begin) {
+            front.copy_from_slice(&self.kept);
+        }
+        let got = fill(stream, cx, &mut buffer, begin);
+        let (end, left) = worked(&got, &buffer, begin, work);
+        self.keep(buffer.get(end - left..end).unwrap_or_default(), left != begin || got.is_ready());
+        READ.set(buffer);
+        got
+    }
+
+    fn keep(&mut self, rest: &[u8], changed: bool) {
+        if rest.is_empty() {
+            self.kept = Vec::new();
+        } else if changed {
+            self.kept.clear();
+            self.kept.extend_from_slice(rest);
+        }
+    }
+}
+
+/// Where what was read ends, and how much of it is left when `work` is done.
+fn worked(
+    got: &Poll<io::Result<Got>>,
+    buffer: &[u8],
+    begin: usize,
+    work: impl FnOnce(&mut &[u8]),
+) -> (usize, usize) {
+    let Poll::Ready(Ok(Got::Bytes(bytes))) = got else { return (begin, begin) };
+    let end = begin + bytes;
+    let mut rest = buffer.get(..end).unwrap_or_default();
+    work(&mut rest);
+    (end, rest.len())
+}
+
+/// Reads into `buffer` from `begin` on until nothing more is there or it is full.
+fn fill<S: AsyncRead + Unpin>(
+    stream: &mut S,
+    cx: &mut Context<'_>,
+    buffer: &mut [u8],
+    begin: usize,
+) -> Poll<io::Result<Got>> {
+    let mut free = ReadBuf::new(buffer.get_mut(begin..).unwrap_or_default());
+    while free.remaining() > 0 {
+        let before = free.filled().len();
+        match Pin::new(&mut *stream).poll_read(cx, &mut free) {
+            Poll::Pending if before == 0 => return Poll::Pending,
+            Poll::Pending => break,
+            // What came before an error or the end is worked off first; the next read says it again.
+            Poll::Ready(result)
+                if before > 0 && (result.is_err() || free.filled().len() == before) =>
+            {
+                break;
+            }
+            Poll::Ready(result) => result?,
+        }
+        if free.filled().is_empty() {
+            return Poll::Ready(Ok(Got::End));
+        }
+    }
+    Poll::Ready(Ok(Got::Bytes(free.filled().len())))
+}
+
+/// The way out.
+#[derive(Debug, Default)]
+pub(super) struct Outlet {
+    /// What the stream did not take, from `at` on.
+    unsent: Vec<u8>,
+    at: usize,
+    unflushed: bool,
+}
+
+impl Outlet {
+    /// Writes what is left, then what `say` puts out, until that is nothing: ready when all is with the peer's socket.
+    /// How many bytes were taken is added to `written`.
+    pub(super) fn write<S: AsyncWrite + Unpin>(
+        &mut self,
+        stream: &mut S,
+        cx: &mut Context<'_>,
+        written: &mut u64,
+        mut say: impl FnMut(&mut Context<'_>, &mut Turn<'_>),
+    ) -> Poll<io::Result<()>> {
+        loop {
+            ready!(self.write_unsent(stream, cx))?;
+            let mut buffer = WRITE.take();
+            buffer.clear();
+            say(cx, &mut Turn { out: &mut buffer });
+            let said = buffer.len();
+            *written += u64::try_from(said).unwrap_or(u64::MAX);
+            let sent = self.write_now(stream, cx, &buffer);
+            give_back(buffer);
+            ready!(sent)?;
+            if said == 0 {
+                break;
+            }
+        }
+        self.flush(stream, cx)
+    }
+
+    fn write_unsent<S: AsyncWrite + Unpin>(
+        &mut self,
+        stream: &mut S,
+        cx: &mut Context<'_>,
+    ) -> Poll<io::Result<()>> {
+        while let Some(rest) = self.unsent.get(self.at..).filter(|rest| !rest.is_empty()) {
+            self.at += ready!(some(Pin::new(&mut *stream).poll_write(cx, rest)))?;
+        }
+        (self.unsent, self.at) = (Vec::new(), 0);
+        Poll::Ready(Ok(()))
+    }
+
+    fn write_now<S: AsyncWrite + Unpin>(
+        &mut self,
+        stream: &mut S,
+        cx: &mut Context<'_>,
+        mut bytes: &[u8],
+    ) -> Poll<io::Result<()>> {
+        self.unflushed |= !bytes.is_empty();
+        while !bytes.is_empty() {
+            match some(Pin::new(&mut *stream).poll_write(cx, bytes)) {
+                Poll::Ready(taken) => bytes = bytes.get(taken?..).unwrap_or_default(),
+                Poll::Pending => {
+                    self.unsent = bytes.to_vec();
+                    return Poll::Pending;
+                }
+            }
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    fn flush<S: AsyncWrite + Unpin>(
+        &mut self,
+        stream: &mut S,
+        cx: &mut Context<'_>,
+    ) -> Poll<io::Result<()>> {
+        if self.unflushed {
+            ready!(Pin::new(stream).poll_flush(cx))?;
+            self.unflushed = false;
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+/// A buffer that a rare long frame has grown does not stay with the thread.
+fn give_back(buffer: Vec<u8>) {
+    if buffer.capacity() <= limits::WRITE * 4 {
+        WRITE.set(buffer);
+    }
+}
+
+/// A stream that takes nothing is gone.
+fn some(taken: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
+    match ready!(taken) {
+        Ok(0) => Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
+        taken => Poll::Ready(taken),
+    }
+}
+
+/// One write's worth of frames: up to [`limits::WRITE`], or a single frame of any length.
+#[derive(Debug)]
+pub(crate) struct Turn<'a> {
+    out: &'a mut Vec<u8>,
+}
+
+impl Turn<'_> {
+    /// How much was put in.
+    pub(crate) fn len(&self) -> usize {
+        self.out.len()
+    }
+
+    fn put_if_room(
+        &mut self,
+        length: usize,
+        put: impl FnOnce(&mut Vec<u8>) -> Result<(), Full>,
+    ) -> Result<(), Full> {
+        if length > self.room() { Err(Full) } else { put(self.out) }
+    }
+}
+
+/// The longest head, header and checksum around a payload.
+const AROUND: usize = 4 * 1024;
+
+impl Transmit for Turn<'_> {
+    fn room(&self) -> usize {
+        match self.out.len() {
+            0 => usize::try_from(FRAME_MAX).unwrap_or(usize::MAX) + AROUND,
+            len => limits::WRITE.saturating_sub(len),
+        }
+    }
+
+    fn put(&mut self, message: &Message<'_>, payload_crc: u32) -> Result<(), Full> {
+        self.put_if_room(message.payload().len(), |out| out.put(message, payload_crc))
+    }
+
+    fn put_frame(&mut self, frame: &[u8]) -> Result<(), Full> {
+        self.put_if_room(frame.len(), |out| out.put_frame(frame))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt, duplex};
+
+    /// Reads all of a stream; `work` takes blocks of `block` bytes only.
+    async fn read_all(mut stream: tokio::io::DuplexStream, block: usize) -> Vec<u8> {
+        let (mut inlet, mut all) = (Inlet::default(), Vec::new());
+        loop {
+            let got = std::future::poll_fn(|cx| {
+                inlet.read(&mut stream, cx, |bytes| {
+                    while let Some((whole, rest)) = bytes.split_at_checked(block) {
+                        all.extend_from_slice(whole);
+                        *bytes = rest;
+                    }
+                })
+            });
+            if got.await.unwrap() == Got::End {
+                assert!(all.is_empty() || inlet.kept.len() < block);
+                return all;
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn whole_frames_come_out_however_they_are_cut() {
+        let bytes: Vec<u8> = (0..600_000_u32).map(|at| at.to_le_bytes()[0]).collect();
+        for (block, cut) in
+            [(1, 7_000), (100, 99), (50_000, 4_096), (200_000, 65_536), (300_000, 1_000_000)]
+        {
+            let (mut near, far) = duplex(1 << 17);
+            let sent = bytes.clone();
+            let send = async move {
+                for part in sent.chunks(cut) {
+                    near.write_all(part).await.unwrap();
+                }
+            };
+            let (got, ()) = tokio::join!(read_all(far, block), send);
+            assert_eq!(got.len(), bytes.len() / block * block);
+            assert!(got == bytes[..got.len()], "{block} {cut}");
+        }
+    }
+
+    #[tokio::test]
+    async fn what_the_stream_does_not_take_is_sent_later_and_nothing_is_kept_in_the_end() {
+        let (mut near, mut far) = duplex(1_000);
+        let (mut outlet, mut left, mut written) = (Outlet::default(), 40_u8, 0);
+        let write = std::future::poll_fn(|cx| {
+            outlet.write(&mut near, cx, &mut written, |_, turn| {
+                while left > 0 && turn.put_frame(&vec![left; 5_000]).is_ok() {
+                    left -= 1;
+                }
+            })
+        });
+        let read = async {
+            let mut got = vec![0; 200_000];
+            far.read_exact(&mut got).await.unwrap();
+            got
+        };
+        let (write, got) = tokio::join!(write, read);
+        write.unwrap();
+        let want: Vec<u8> = (1..=40).rev().flat_map(|left| vec![left; 5_000]).collect();
+        assert!(got == want);
+        assert_eq!((outlet.unflushed, outlet.unsent.capacity(), written), (false, 0, 200_000));
+    }
+
+    #[test]
+    fn a_turn_ends_at_its_cap_but_a_single_long_frame_goes() {
+        let mut out = Vec::new();
+        let mut turn = Turn { out: &mut out };
+        let long = vec![0; 300_000];
+        assert_eq!(turn.put_frame(&long), Ok(()));
+        assert_eq!(turn.put_frame(&[0]), Err(Full));
+    }
+}

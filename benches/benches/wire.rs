@@ -74,11 +74,13 @@ fn framed(message: &Message<'_>) -> Vec<u8> {
     out
 }
 
-/// What is measured, by name: with the payload it goes over.
-fn cases() -> Vec<(&'static str, usize, Box<dyn FnMut()>)> {
+/// What is measured: its name, the payload it goes over, and how.
+type Case = (&'static str, usize, Box<dyn FnMut()>);
+
+fn cases() -> Vec<Case> {
     let payload: &'static [u8] = vec![7; CHUNK].leak();
     let small = payload.get(..EVENT).unwrap_or_default();
-    let mut cases: Vec<(&'static str, usize, Box<dyn FnMut()>)> = Vec::new();
+    let mut cases: Vec<Case> = Vec::new();
     for (name, bytes) in [("bare crc32fast, event", small), ("bare crc32fast, chunk", payload)] {
         cases.push((
             name,

@@ -355,7 +355,7 @@ fn key_on(worker: u8) -> String {
 #[tokio::test]
 async fn a_whole_first_flight_is_one_turn() {
     let fake = Fake::new("w");
-    let mut client = Client::connect(&[fake.clone()], None, 1 << 16);
+    let mut client = Client::connect(std::slice::from_ref(&fake), None, 1 << 16);
     let signed = key::Signed { tenant: "main", device: "d1", binding: key::Binding::Tls(EXPORTER) };
     let proof = Proof::DeviceKey {
         tenant: "main",
@@ -385,7 +385,7 @@ async fn a_whole_first_flight_is_one_turn() {
 #[tokio::test]
 async fn many_frames_of_one_read_reach_the_worker_in_one_call() {
     let fake = Fake::new("w");
-    let mut client = Client::welcome(&[fake.clone()], "d1", Role::Device).await;
+    let mut client = Client::welcome(std::slice::from_ref(&fake), "d1", Role::Device).await;
     client.send(&[lane(0, None), bind(0, 0, "t")]).await;
     fake.say(&opened(0, 0));
     client.shown().await;
@@ -414,7 +414,7 @@ async fn who_is_not_known_is_told_and_cut() {
 #[tokio::test]
 async fn what_the_policy_denies_is_answered_and_the_rest_goes_on() {
     let fake = Fake::new("w");
-    let mut client = Client::welcome(&[fake.clone()], "d1", Role::Device).await;
+    let mut client = Client::welcome(std::slice::from_ref(&fake), "d1", Role::Device).await;
     client.send(&[lane(0, None), lane(1, Some("other"))]).await;
     assert!(client.shown().await.starts_with("fault forbidden Lane { lane: LaneId(1)"));
     fake.say(&opened(0, 0));
@@ -447,7 +447,7 @@ async fn what_the_policy_denies_is_answered_and_the_rest_goes_on() {
 #[tokio::test]
 async fn a_worker_that_goes_away_closes_its_lanes_and_is_told_the_binds_again() {
     let fake = Fake::new("w");
-    let mut client = Client::welcome(&[fake.clone()], "d1", Role::Device).await;
+    let mut client = Client::welcome(std::slice::from_ref(&fake), "d1", Role::Device).await;
     client.send(&[lane(0, None), bind(0, 0, "t"), event(0, b"a")]).await;
     fake.say(&opened(0, 0));
     client.shown().await;
@@ -468,7 +468,7 @@ async fn a_worker_that_goes_away_closes_its_lanes_and_is_told_the_binds_again() 
 #[tokio::test]
 async fn a_session_another_replaced_is_told_so() {
     let fake = Fake::new("w");
-    let mut client = Client::welcome(&[fake.clone()], "d1", Role::Device).await;
+    let mut client = Client::welcome(std::slice::from_ref(&fake), "d1", Role::Device).await;
     client.send(&[lane(0, None)]).await;
     fake.say(&Message::Detach(Detach { session: LinkSessionId(0), code: Code::REPLACED }));
     assert_eq!(client.shown().await, "goaway replaced");
@@ -531,7 +531,7 @@ async fn garbage_and_what_is_too_long_end_the_session_with_their_code() {
 #[tokio::test]
 async fn a_peer_that_does_not_read_does_not_stop_what_it_sends() {
     let fake = Fake::new("w");
-    let mut client = Client::connect(&[fake.clone()], Some(("ada", Role::User)), 4096);
+    let mut client = Client::connect(std::slice::from_ref(&fake), Some(("ada", Role::User)), 4096);
     client.send(&[hello(), Message::Auth(Auth { proof: Proof::Certificate })]).await;
     client
         .send(&[lane(1, Some("k")), bind(0, 1, "t"), subscribe(everything(From::Start), 4000)])

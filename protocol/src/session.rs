@@ -10,6 +10,7 @@
 
 #[cfg(feature = "alloc")]
 mod budget;
+pub mod device;
 #[cfg(feature = "alloc")]
 pub mod edge;
 pub mod key;

@@ -43,6 +43,7 @@ pub use format::record::Record;
 pub use health::{Damage, DamageKind, Health};
 pub use keep::{Retain, Retained};
 pub use log::Log;
+pub use offline::{DumpLine, Report, SegmentReport, dump, rebuild, verify};
 pub use options::Options;
 pub use position::Position;
 pub use queue::{Append, NEW_STREAM, in_this_call};

@@ -12,10 +12,11 @@ use crate::error::{At, DiskError, OpenError};
 use crate::format::batch::Batch;
 use crate::format::footer::{GapRow, PAGE, Trailer};
 use crate::format::header::{COPIED, Header, HeaderError, REWRITTEN};
-use crate::format::{crc, narrow, wide};
+use crate::format::{Hash, crc, narrow, wide};
 use crate::health::{Damage, DamageKind};
 use crate::limits::{HEADER_PAGE, TORN_KEPT};
 use crate::mark::WatermarkFile;
+use crate::planted::Slips;
 use crate::scan::{Bounds, Scan, Window, scan};
 use crate::segment::{Index, Lookup, Open, OpenFile, Segment, file_name, id_of};
 use crate::writer::discard;
@@ -34,12 +35,12 @@ pub(crate) struct Found {
 }
 
 /// One segment file as it was found.
-struct OnDisk {
-    id: u64,
-    file: Arc<OpenFile>,
-    header: Option<Header>,
-    trailer: Option<Trailer>,
-    file_bytes: u64,
+pub(crate) struct OnDisk {
+    pub(crate) id: u64,
+    pub(crate) file: Arc<OpenFile>,
+    pub(crate) header: Option<Header>,
+    pub(crate) trailer: Option<Trailer>,
+    pub(crate) file_bytes: u64,
 }
 
 /// Recovery at work.
@@ -50,15 +51,20 @@ pub(crate) struct Recovery<'a> {
     pub(crate) torn: Option<TornTail>,
     accepted: Accepted,
     /// Mistakes made on purpose.
-    pub(crate) slips: crate::planted::Slips,
+    pub(crate) slips: Slips,
 }
 
 /// Recovers the log in `disk`.
-pub(crate) fn recover(disk: &dyn Disk, slips: crate::planted::Slips) -> Result<Found, OpenError> {
+pub(crate) fn recover(disk: &dyn Disk, slips: Slips) -> Result<Found, OpenError> {
     let names = disk.list().at("list", "the folder")?;
     let accepted = Accepted::open(disk, names.iter().any(|name| name == Accepted::NAME))?;
-    Recovery { disk, damages: Vec::new(), resealed: Vec::new(), torn: None, accepted, slips }
-        .run(&names)
+    Recovery::new(disk, accepted, slips).run(&names)
+}
+
+impl<'a> Recovery<'a> {
+    pub(crate) fn new(disk: &'a dyn Disk, accepted: Accepted, slips: Slips) -> Self {
+        Self { disk, damages: Vec::new(), resealed: Vec::new(), torn: None, accepted, slips }
+    }
 }
 
 impl Recovery<'_> {
@@ -96,7 +102,7 @@ impl Recovery<'_> {
     }
 
     /// Reads both ends of a segment file.
-    fn look_at(&mut self, id: u64) -> Result<OnDisk, OpenError> {
+    pub(crate) fn look_at(&mut self, id: u64) -> Result<OnDisk, OpenError> {
         let name = file_name(id);
         let file = self.disk.open(&name).at("open", &name)?;
         let file_bytes = file.bytes().at("measure", &name)?;
@@ -261,7 +267,7 @@ impl Recovery<'_> {
         let hash = *scan.hash.finalize().as_bytes();
         last.after(scan.end, scan.last_time, one.id, hash);
         if interrupted && scan.holes.is_empty() {
-            let (trailer, _) = self.seal(header, &one.file, scan, &[])?;
+            let (trailer, _) = self.seal(header, &one.file, scan, &[], None)?;
             self.resealed.push(name);
             index.sealed.push(Arc::new(segment(one, header, &trailer)));
         } else {
@@ -278,6 +284,7 @@ impl Recovery<'_> {
         file: &Arc<OpenFile>,
         scan: Scan,
         gaps: &[GapRow],
+        kept_hash: Option<Hash>,
     ) -> Result<(Trailer, Builder), DiskError> {
         let (end, marks, entries) = (scan.end, scan.marks.clone(), scan.entries.clone());
         let build = builder(header, file, &scan);
@@ -287,7 +294,7 @@ impl Recovery<'_> {
             marks: &marks,
             entries: &entries,
             gaps,
-            kept_hash: None,
+            kept_hash,
         };
         let trailer = build.seal(seal)?;
         Ok((trailer, build))
@@ -482,7 +489,7 @@ impl Recovery<'_> {
                 .iter()
                 .map(|(from, to)| GapRow { from: *from, to: *to, damaged: true })
                 .collect();
-            let (trailer, sealed) = self.seal(header, file, kept, &gaps)?;
+            let (trailer, sealed) = self.seal(header, file, kept, &gaps, None)?;
             index.sealed.push(Arc::new(Segment::footed(&sealed, trailer, file)));
         }
         (index.durable_end, index.last_time) = (build.end, build.last_time);
@@ -614,7 +621,7 @@ pub(crate) fn builder(header: &Header, file: &Arc<OpenFile>, scan: &Scan) -> Bui
     }
 }
 
-fn segment(one: &OnDisk, header: &Header, trailer: &Trailer) -> Segment {
+pub(crate) fn segment(one: &OnDisk, header: &Header, trailer: &Trailer) -> Segment {
     Segment {
         id: one.id,
         base: trailer.base,

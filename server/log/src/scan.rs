@@ -111,13 +111,27 @@ pub(crate) struct Scanner<'a> {
     chained: bool,
     /// What all tags behind the first bad place prove, and the last byte: looked for once.
     rest: Option<(u64, u64)>,
+    visit: Option<Visit<'a>>,
 }
+
+/// Called for each record whose header is right: its offset, and whether its payload is.
+pub(crate) type Visit<'a> = &'a mut dyn FnMut(&RecordHeader, u64, bool);
 
 /// Walks the segment in `file`.
 pub(crate) fn scan(
     file: &Arc<OpenFile>,
     header: &Header,
     bounds: Bounds,
+) -> Result<Scan, DiskError> {
+    scan_with(file, header, bounds, None)
+}
+
+/// The same, and shows each record.
+pub(crate) fn scan_with<'a>(
+    file: &'a Arc<OpenFile>,
+    header: &'a Header,
+    bounds: Bounds,
+    visit: Option<Visit<'a>>,
 ) -> Result<Scan, DiskError> {
     let window = Window::new(&*file.0, file_name(header.id))?;
     let scan = Scan {
@@ -135,7 +149,8 @@ pub(crate) fn scan(
         torn: None,
     };
     let seed = crc(&[&header.salt]);
-    Scanner { window, header, seed, bounds, scan, marked: 0, chained: true, rest: None }.run()
+    Scanner { window, header, seed, bounds, scan, marked: 0, chained: true, rest: None, visit }
+        .run()
 }
 
 impl Scanner<'_> {
@@ -282,9 +297,11 @@ impl Scanner<'_> {
     /// The batch at `offset`: `None` when its header is not right, otherwise with the holes in it.
     fn walk(&mut self, offset: u64) -> Result<Option<Walked>, DiskError> {
         let bytes = self.window.get(offset, batch::BYTES)?;
-        let Some((header, tag)) = Batch::decode(bytes, &self.header.salt, offset) else {
-            return Ok(None);
+        let decoded = match Batch::decode(bytes, &self.header.salt, offset) {
+            None if self.bounds.slips.scans_for_records() => Batch::unchecked(bytes),
+            other => other,
         };
+        let Some((header, tag)) = decoded else { return Ok(None) };
         let follows = header.base == self.scan.end
             || ((self.bounds.jumps || !self.chained) && header.base > self.scan.end);
         let chains = !self.chained || header.prev_tag == self.scan.prev_tag;
@@ -311,6 +328,9 @@ impl Scanner<'_> {
             match self.record(at, to, expected)? {
                 Some((record, whole)) => {
                     walked.record(&record, at, whole);
+                    if let Some(visit) = &mut self.visit {
+                        visit(&record, at, whole);
+                    }
                     if record.position > expected && !self.bounds.jumps {
                         walked.holes.push((expected, record.position));
                     }

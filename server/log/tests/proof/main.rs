@@ -3,7 +3,9 @@
 //! `SPILE_LOG_SEEDS=20000 cargo test --release -p spile-log --test proof` runs as many seeds; `SPILE_LOG_SEED=17` one. A failure
 //! prints its seed.
 
+mod faults;
 mod oracle;
+mod points;
 mod rot;
 mod run;
 mod seeds;

@@ -81,17 +81,26 @@ impl Oracle {
         if !self.attempted.contains(&(at, id, record.positions)) {
             return Err(format!("record {id} at {at} was never appended there"));
         }
-        if crc32fast::hash(&record.payload) != record.payload_crc || record.head.as_ref() != id.to_be_bytes() {
+        if crc32fast::hash(&record.payload) != record.payload_crc
+            || record.head.as_ref() != id.to_be_bytes()
+        {
             return Err(format!("record {id} at {at} is not what was appended"));
         }
         match self.fixed.get(&at) {
-            Some(fixed) if *fixed != id => Err(format!("position {at} had record {fixed} and has {id} now")),
+            Some(fixed) if *fixed != id => {
+                Err(format!("position {at} had record {fixed} and has {id} now"))
+            }
             Some(_) | None => Ok(id),
         }
     }
 
     /// Reads the whole log. `damaged` says which positions are known to be damaged.
-    pub fn check(&mut self, log: &Log, max_bytes: usize, damaged: &dyn Fn(u64) -> bool) -> Result<(), String> {
+    pub fn check(
+        &mut self,
+        log: &Log,
+        max_bytes: usize,
+        damaged: &dyn Fn(u64) -> bool,
+    ) -> Result<(), String> {
         let mut reader = log.read(Position::FIRST);
         let mut found = BTreeMap::new();
         let mut at = 1;
@@ -99,7 +108,9 @@ impl Oracle {
             if let Some(gap) = block.gap() {
                 for position in gap.range.start.get()..gap.range.end.get() {
                     let known = match gap.kind {
-                        GapKind::Removed => !self.fixed.contains_key(&position) || self.removed.contains(&position),
+                        GapKind::Removed => {
+                            !self.fixed.contains_key(&position) || self.removed.contains(&position)
+                        }
                         GapKind::Damaged => damaged(position),
                     };
                     if !known {
@@ -124,7 +135,8 @@ impl Oracle {
         if at != end {
             return Err(format!("reading ended at {at}, the log says {end}"));
         }
-        let lost = self.fixed.keys().find(|at| !found.contains_key(at) && !self.removed.contains(at));
+        let lost =
+            self.fixed.keys().find(|at| !found.contains_key(at) && !self.removed.contains(at));
         if let Some(at) = lost {
             return Err(format!("{at} was stored and is not there; the log goes to {end}"));
         }

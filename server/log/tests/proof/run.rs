@@ -72,7 +72,12 @@ impl Run {
         let max = [1, 5000, 1 << 20][usize::try_from(self.random.choose(3)).unwrap_or(0)];
         let Some(log) = &self.log else { return Ok(()) };
         match self.oracle.check(log, max, &|_| false) {
-            Err(_) if self.disk.is_off() || self.faulty && log.durable().borrow().state == State::Poisoned => Ok(()),
+            Err(_)
+                if self.disk.is_off()
+                    || self.faulty && log.durable().borrow().state == State::Poisoned =>
+            {
+                Ok(())
+            }
             // A read that failed by a fault is an error, never a wrong answer.
             Err(text) if self.faulty && text.contains("the simulated disk failed") => Ok(()),
             other => other,
@@ -85,8 +90,13 @@ impl Run {
         let mut ids = Vec::new();
         let mut records = Vec::new();
         for _ in 0..count {
-            let positions = if self.random.choose(4) == 0 { 1 + u32::try_from(self.random.choose(5)).unwrap_or(0) } else { 1 };
-            let bytes = [0, 20, 200, 700, 1024, 3000][usize::try_from(self.random.choose(6)).unwrap_or(0)];
+            let positions = if self.random.choose(4) == 0 {
+                1 + u32::try_from(self.random.choose(5)).unwrap_or(0)
+            } else {
+                1
+            };
+            let bytes =
+                [0, 20, 200, 700, 1024, 3000][usize::try_from(self.random.choose(6)).unwrap_or(0)];
             let id = self.oracle.id();
             ids.push((id, positions));
             let mut append = record(id, bytes, positions);
@@ -208,8 +218,12 @@ impl Run {
     fn retain(&mut self) {
         let Some(log) = self.log.clone() else { return };
         let salt = self.roll(4);
-        let rule =
-            Retain { before: log.next(), older_than_ms: Some(self.roll(200)), bytes_max: None, rewrite_percent: 60 };
+        let rule = Retain {
+            before: log.next(),
+            older_than_ms: Some(self.roll(200)),
+            bytes_max: None,
+            rewrite_percent: 60,
+        };
         let mut asked = Vec::new();
         let wanted = &mut |record: &spile_log::Record| {
             let keep = salt > 0 && record.position.get() % 4 < salt;
@@ -288,7 +302,8 @@ pub fn life(seed: u64, mistake: Option<Mistake>) -> Result<(), String> {
         match run.roll(4) {
             0 => {
                 let at = run.disk.operations() + 1 + run.roll(120);
-                let kinds = [FaultKind::Error, FaultKind::Full, FaultKind::Short, FaultKind::LostSync];
+                let kinds =
+                    [FaultKind::Error, FaultKind::Full, FaultKind::Short, FaultKind::LostSync];
                 let kind = kinds[usize::try_from(run.roll(4)).unwrap_or(0)];
                 let sticky = run.roll(3) == 0;
                 run.set_fault(at, kind, sticky);

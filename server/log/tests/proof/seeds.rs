@@ -32,8 +32,10 @@ fn planted_mistakes_are_found() {
         Mistake::TrustTheTail,
     ];
     for mistake in all {
-        let found = (0..1000).find_map(|seed| life(seed, Some(mistake)).err().map(|text| (seed, text)));
-        let (seed, text) = found.unwrap_or_else(|| panic!("{mistake:?} is not found within 1,000 seeds"));
+        let found =
+            (0..1000).find_map(|seed| life(seed, Some(mistake)).err().map(|text| (seed, text)));
+        let (seed, text) =
+            found.unwrap_or_else(|| panic!("{mistake:?} is not found within 1,000 seeds"));
         println!("{mistake:?}: seed {seed}: {text}");
     }
 }

@@ -71,7 +71,12 @@ pub fn take(buffer: &mut BytesMut, limit: u32) -> Result<Option<Whole>, FrameErr
     } else {
         buffer.split_to(extent.end()).freeze().slice(body)
     };
-    Ok(Some(Whole { tag, header: body.slice(..header), payload: body.slice(header..), payload_crc }))
+    Ok(Some(Whole {
+        tag,
+        header: body.slice(..header),
+        payload: body.slice(header..),
+        payload_crc,
+    }))
 }
 
 /// Appends one frame to `out`, whole or not at all. `payload_crc` is the payload's own, as it came.

@@ -261,7 +261,9 @@ impl<'a, T: Copy> Body<'a, T> {
         payload: &'a [u8],
         decode: impl FnOnce(&'a [u8]) -> Result<T, DecodeError>,
     ) -> Result<Self, DecodeError> {
-        let fields = Fields::new(header).bytes("the fields' length", limits::BODY_FIELDS)?;
+        let mut outer = Fields::new(header);
+        let fields = outer.bytes("the fields' length", limits::BODY_FIELDS)?;
+        outer.end("the fields' length")?;
         Ok(Self { fields: decode(fields)?, payload })
     }
 }
@@ -320,6 +322,9 @@ impl<'a> Message<'a> {
         // spec §2.2: no kind of this version may be skipped, and only hot kinds have extras.
         if tag.skippable() || (tag.extras() && !hot) {
             return Err(DecodeError::malformed("a frame's flags"));
+        }
+        if !payload.is_empty() && !has_payload(tag.kind()) {
+            return Err(DecodeError::malformed("a payload where none may be"));
         }
         Self::decode_known(tag, header, payload, sender)
     }
@@ -392,6 +397,13 @@ impl<'a> Message<'a> {
         let header = writer.len();
         frame::close(self.tag(), header, self.payload().len(), payload_crc, out).ok_or(Full)
     }
+}
+
+/// Does a payload follow the kind's header? spec §2.5.
+const fn has_payload(kind: u8) -> bool {
+    let hot =
+        matches!(kind, kind::EVENT | kind::BATCH | kind::DELIVER | kind::CHUNK | kind::ENVELOPE);
+    hot || matches!(kind, kind::VALUE | kind::CALL | kind::REPLY)
 }
 
 /// Is the kind one of this version's?

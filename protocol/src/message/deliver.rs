@@ -71,6 +71,7 @@ impl<'a> Deliver<'a> {
         let mut fields = Fields::new(header);
         let mut deliver = Self::read(spelled, &mut fields)?;
         deliver.payload = payload;
+        fields.end("Deliver")?;
         let length =
             u32::try_from(payload.len()).map_err(|_| DecodeError::too_large("Deliver.payload"))?;
         if deliver.lengths.count() == 0 {

@@ -170,6 +170,7 @@ impl<'a> Event<'a> {
         let mut fields = Fields::new(header);
         let route = RouteId(fields.varint32("Event.route")?);
         let extras = Extras::read(spelled, &mut fields)?;
+        fields.end("Event")?;
         Ok(Self { route, extras, payload })
     }
 
@@ -195,6 +196,7 @@ impl<'a> Batch<'a> {
         let route = RouteId(fields.varint32("Batch.route")?);
         let lengths = Lengths::read(&mut fields)?;
         let extras = Extras::read(spelled, &mut fields)?;
+        fields.end("Batch")?;
         if Ok(lengths.total()) != u64::try_from(payload.len()) {
             return Err(DecodeError::malformed("Batch.lengths"));
         }

@@ -106,6 +106,12 @@ impl<'a> Fields<'a> {
         u32::try_from(self.varint(what)?).map_err(|_| DecodeError::malformed(what))
     }
 
+    /// Nothing may follow what was read.
+    #[inline]
+    pub(super) const fn end(&self, what: &'static str) -> Result<(), DecodeError> {
+        if self.is_empty() { Ok(()) } else { Err(DecodeError::malformed(what)) }
+    }
+
     /// Goes past a length and that many bytes, however long: where they end is not what they may be.
     pub(super) fn skip_bytes(&mut self) -> Option<()> {
         let length = usize::try_from(self.varint("").ok()?).ok()?;

@@ -69,11 +69,9 @@ impl<'a> Chunk<'a> {
     /// Reads the header; `payload` is what follows it.
     pub fn decode(header: &'a [u8], payload: &'a [u8]) -> Result<Self, DecodeError> {
         let mut fields = Fields::new(header);
-        Ok(Self {
-            upload: fields.varint32("Chunk.upload")?,
-            offset: fields.varint("Chunk.offset")?,
-            payload,
-        })
+        let (upload, offset) = (fields.varint32("Chunk.upload")?, fields.varint("Chunk.offset")?);
+        fields.end("Chunk")?;
+        Ok(Self { upload, offset, payload })
     }
 
     /// Writes the header.

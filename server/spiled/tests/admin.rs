@@ -2,12 +2,14 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::io::ErrorKind;
+use std::time::Duration;
 
-use spiled::admin::{Admin, CONNECTIONS, HEAD_MAX};
+use spiled::admin::{Admin, CONNECTIONS, DEADLINE, HEAD_MAX};
 use spiled::health::{Colour, Health, Phase};
 use spiled::metrics::Metrics;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, duplex};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 fn admin() -> Admin {
@@ -80,12 +82,14 @@ async fn wrong_requests_are_told_so() {
 async fn the_silent_and_the_deaf_are_cut() {
     let admin = admin();
     let (_near, far) = duplex(1 << 10);
-    assert_eq!(admin.answer(far).await.unwrap_err().kind(), ErrorKind::TimedOut);
+    let in_time = timeout(DEADLINE + Duration::from_secs(1), admin.answer(far)).await.unwrap();
+    assert_eq!(in_time.unwrap_err().kind(), ErrorKind::TimedOut);
 
     // It asks and does not read: the pipe is smaller than the answer.
     let (mut near, far) = duplex(64);
     near.write_all(b"GET /metrics HTTP/1.1\r\n\r\n").await.unwrap();
-    assert_eq!(admin.answer(far).await.unwrap_err().kind(), ErrorKind::TimedOut);
+    let in_time = timeout(DEADLINE + Duration::from_secs(1), admin.answer(far)).await.unwrap();
+    assert_eq!(in_time.unwrap_err().kind(), ErrorKind::TimedOut);
 }
 
 #[tokio::test]

@@ -6,6 +6,7 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
 use std::path::Path;
 use std::process::{Child, ChildStdout, Command, Output, Stdio};
+use std::sync::mpsc::sync_channel;
 use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process};
@@ -26,10 +27,22 @@ fn all_in_one(data: &Path) -> Command {
     command
 }
 
+/// Runs a command to its end; one that serves instead of ending is killed, and its test fails.
 fn done(command: &mut Command) -> (i32, String, String) {
-    let Output { status, stdout, stderr } = command.output().unwrap();
+    let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let pid = Pid::from_raw(i32::try_from(child.id()).unwrap()).unwrap();
+    let (ended, watch) = sync_channel(1);
+    let watchdog = std::thread::spawn(move || {
+        if watch.recv_timeout(Duration::from_secs(20)).is_err() {
+            kill_process(pid, Signal::KILL).unwrap();
+        }
+    });
+    let Output { status, stdout, stderr } = child.wait_with_output().unwrap();
+    ended.send(()).unwrap_or_default();
+    watchdog.join().unwrap();
     let text = |bytes| String::from_utf8(bytes).unwrap();
-    (status.code().unwrap(), text(stdout), text(stderr))
+    let (out, err) = (text(stdout), text(stderr));
+    (status.code().unwrap_or_else(|| panic!("it did not end: {out}{err}")), out, err)
 }
 
 /// A server that is ready; killed when a test fails before it ends it.
@@ -188,7 +201,8 @@ fn a_hangup_reloads_and_the_server_stays() {
     let server = Server::start(&mut all_in_one(folder.path()));
     fs::write(folder.path().join("certs/edge.pem"), "broken").unwrap();
     server.signal(Signal::HUP);
-    wait_for(&server, "reload failed, the old stays");
+    let failed = "\"status\":\"yellow\",\"detail\":\"reload failed, the old stays";
+    wait_for(&server, &format!("\"name\":\"certificate:edge\",{failed}"));
     fs::remove_file(folder.path().join("certs/edge.pem")).unwrap();
     let made = spiled::certs::deployment::local(
         folder.path(),
@@ -202,11 +216,17 @@ fn a_hangup_reloads_and_the_server_stays() {
     assert_eq!(server.end(Signal::TERM).0, 0);
 }
 
-/// Asks for health until it says so; the test harness's own limit ends a wait for what never comes.
+/// Asks for health until it says so; what never comes fails the test.
 fn wait_for(server: &Server, fact: &str) {
-    while !server.get("/health").contains(fact) {
+    let mut said = String::new();
+    for _ in 0..20_000 {
+        said = server.get("/health");
+        if said.contains(fact) {
+            return;
+        }
         std::thread::yield_now();
     }
+    panic!("{fact} never came: {said}");
 }
 
 #[test]

@@ -5,7 +5,7 @@
 //! process can make, and is carried on to every ticket made from it.
 
 use std::io;
-use std::sync::{Arc, RwLock};
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use rustls::crypto::aws_lc_rs::Ticketer;
@@ -101,10 +101,10 @@ pub enum AcceptError {
 pub struct Acceptor {
     port: Port,
     files: TlsFiles,
-    current: RwLock<Current>,
+    current: RwLock<Arc<Current>>,
 }
 
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 struct Current {
     config: Arc<ServerConfig>,
     authorities: Vec<CertificateDer<'static>>,
@@ -129,7 +129,7 @@ impl Acceptor {
     }
 
     fn new(port: Port, files: &TlsFiles) -> Result<Self, TlsError> {
-        let current = RwLock::new(build(port, files, None)?);
+        let current = RwLock::new(Arc::new(build(port, files, None)?));
         Ok(Self { port, files: files.clone(), current })
     }
 
@@ -138,23 +138,23 @@ impl Acceptor {
     /// # Errors
     /// A file is missing or wrong; then everything stays as it was.
     pub fn reload(&self) -> Result<(), TlsError> {
-        let new = build(self.port, &self.files, Some(&self.now_current()))?;
-        *self.current.write().unwrap_or_else(std::sync::PoisonError::into_inner) = new;
+        let new = Arc::new(build(self.port, &self.files, Some(&self.current()))?);
+        *self.current.write().unwrap_or_else(PoisonError::into_inner) = new;
         Ok(())
     }
 
     /// The configuration in use.
     pub fn config(&self) -> Arc<ServerConfig> {
-        self.now_current().config
+        Arc::clone(&self.current().config)
     }
 
     /// When the certificate in use ends, in seconds since 1970.
     pub fn certificate_ends(&self) -> u64 {
-        self.now_current().ends
+        self.current().ends
     }
 
-    fn now_current(&self) -> Current {
-        self.current.read().unwrap_or_else(std::sync::PoisonError::into_inner).clone()
+    fn current(&self) -> Arc<Current> {
+        Arc::clone(&self.current.read().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// Takes a connection through TLS, at `now` in seconds since 1970.

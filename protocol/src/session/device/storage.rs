@@ -267,7 +267,8 @@ pub trait Storage {
     /// The lanes, to read.
     fn lanes(&self) -> &[LaneSlot];
 
-    /// Makes a table longer, keeping what is in it, so that `more` fit besides; `false` where it is at its end.
+    /// Makes a table longer, keeping what is in it, so that `more` fit besides or as many as there can be; `false` where
+    /// it is at its end.
     fn grow(&mut self, table: Table, more: usize) -> bool {
         let _: (Table, usize) = (table, more);
         false
@@ -401,7 +402,7 @@ mod growable {
     /// Doubles a table, at least by what is needed and at most to its cap.
     fn grow<T: Clone + Default>(table: &mut Vec<T>, more: usize, most: usize) -> bool {
         let wanted = (table.len() * 2).max(table.len() + more.max(4)).min(most);
-        let grows = wanted >= table.len() + more;
+        let grows = wanted > table.len();
         if grows {
             table.resize(wanted, T::default());
         }

@@ -32,6 +32,9 @@ use crate::session::Turn;
 use crate::upstream::{Away, Input, Port, Ready, Workers};
 use crate::{Edge, policy::Principal};
 
+/// A worker that says it has something and has nothing, so often in one turn, is asked again in the next.
+const IDLE_ASKS: u32 = 8;
+
 /// Below so much room a worker is not asked for more in the same turn.
 const ROOM_MIN: usize = 2 * 1024;
 
@@ -81,6 +84,11 @@ impl Route {
     pub(crate) fn new(edge: Arc<Edge>, who: Who) -> Self {
         let (tables, waiting) = (Tables::default(), VecDeque::new());
         Self { edge, who, ports: Vec::new(), tables, waiting, first: 0 }
+    }
+
+    /// Do the workers take more?
+    pub(crate) fn has_room(&self) -> bool {
+        self.ports.iter().flatten().all(|port| port.has_room())
     }
 
     /// Takes all whole frames off the front of `bytes` and hands them to the workers they are for.
@@ -143,6 +151,7 @@ impl Route {
         out: &mut Turn<'_>,
         counted: &mut Counted,
     ) {
+        let mut asks = 0;
         while self.waiting.is_empty() && out.room() >= ROOM_MIN {
             let Some(port) = self.ports.get_mut(place).and_then(Option::as_mut) else { return };
             match port.poll_ready(cx) {
@@ -185,8 +194,9 @@ impl Route {
                 self.ports.iter_mut().for_each(|port| drop(port.take()));
                 machine.goaway(now, code, 0, std::time::Duration::ZERO);
             }
-            if out.len() == before {
-                return;
+            asks += u32::from(out.len() == before);
+            if asks > IDLE_ASKS {
+                return cx.waker().wake_by_ref();
             }
         }
     }

@@ -138,6 +138,7 @@ impl<S: Stream> Connection<S> {
     fn turn(&mut self, cx: &mut Context<'_>) -> Poll<Ended> {
         let now = self.edge.clock.now();
         self.obey(cx, now);
+        let waits = !self.has_room();
         let ended = match self.read(cx, now) {
             Ok(ended) => ended,
             Err(error) => return Poll::Ready(Ended::Broken(error)),
@@ -156,6 +157,10 @@ impl<S: Stream> Connection<S> {
             return Poll::Ready(ended);
         }
         self.keep_time(cx, now);
+        if waits && self.has_room() {
+            // There is room since: what was not read is read in the next turn.
+            cx.waker().wake_by_ref();
+        }
         Poll::Pending
     }
 
@@ -175,9 +180,16 @@ impl<S: Stream> Connection<S> {
         }
     }
 
+    fn has_room(&self) -> bool {
+        self.session.live.as_ref().is_none_or(|live| live.route.has_room())
+    }
+
     /// Reads what there is, up to a turn's share.
     fn read(&mut self, cx: &mut Context<'_>, now: Instant) -> io::Result<Option<Ended>> {
         for _ in 0..READS_A_TURN {
+            if !self.has_room() {
+                return Ok(None);
+            }
             let Self { edge, stream, inlet, session, .. } = self;
             let got =
                 inlet.read(stream, cx, |bytes| session.work(edge, (now, edge.clock.wall()), bytes));

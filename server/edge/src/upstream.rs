@@ -62,7 +62,14 @@ pub trait Port: Send {
     /// A single message that is longer than all of `room` may go where nothing else did.
     fn poll(&mut self, room: usize, sink: &mut dyn FnMut(&Message<'_>, u32));
 
-    /// Ready when [`Port::poll`] may have something; wakes the task otherwise.
+    /// Does the worker take more now? Where not, nothing more is read from the client until [`Port::poll_ready`] wakes
+    /// the task: too much waits for the disk.
+    fn has_room(&self) -> bool {
+        true
+    }
+
+    /// Ready when [`Port::poll`] may have something, which includes what it kept for lack of room; wakes the task
+    /// otherwise.
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Ready>;
 }
 

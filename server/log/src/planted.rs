@@ -52,7 +52,6 @@ macro_rules! slips {
                     self.mistake == Some(Mistake::$mistake)
                 }
                 #[cfg(not(feature = "planted"))]
-                #[expect(clippy::unused_self, reason = "the same call with and without the feature")]
                 pub(crate) const fn $name(self) -> bool {
                     false
                 }

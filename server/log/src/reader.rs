@@ -105,7 +105,7 @@ impl Reader {
         let before = self.at.take();
         match place {
             Place::End => Ok(None),
-            Place::Recent(recent) => Ok(self.from_memory(&recent, max_bytes)),
+            Place::Recent(recent) => Ok(self.in_memory(&recent, max_bytes)),
             Place::Nowhere(next) => {
                 Ok(Some(Block::gap_of(self.next, next, self.kind_of_gap(next))))
             }
@@ -136,7 +136,7 @@ impl Reader {
         self.read(Cursor::go_on(before, view, Some(segment), mark), max_bytes)
     }
 
-    fn from_memory(&self, recent: &Recent, max_bytes: usize) -> Option<Block> {
+    fn in_memory(&self, recent: &Recent, max_bytes: usize) -> Option<Block> {
         let mut at = batch::BYTES;
         let mut start = None;
         let mut next = self.next;
@@ -192,7 +192,9 @@ impl Reader {
                 Stop::More(_) if read < size => return self.around(cursor, &Stop::Chain),
                 Stop::More(need) => want = max_bytes.max(need.saturating_sub(walk.at)),
                 Stop::End => return Ok(self.past_data(&cursor)),
-                bad => return self.around(cursor, &bad),
+                bad @ (Stop::Jump(_) | Stop::Payload { .. } | Stop::Batch | Stop::Chain) => {
+                    return self.around(cursor, &bad);
+                }
             }
         }
     }

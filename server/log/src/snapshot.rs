@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use crate::disk::{Disk, DiskFile, is_full, write_whole};
+use crate::disk::{Disk, DiskFile, write_whole};
 use crate::error::{At, DiskError, KeepError};
 use crate::format::snapshot::{
     BLOCK_BYTES, BLOCK_HEADER, END_BYTES, HEADER_BYTES, block_holds, decode_block_header,
@@ -256,10 +256,5 @@ impl Shared {
             });
         }
         Ok(None)
-    }
-
-    /// Whether writing failed for want of room, which is no reason to stop.
-    pub(crate) fn only_full(error: &DiskError) -> bool {
-        is_full(&error.source)
     }
 }

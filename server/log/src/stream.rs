@@ -101,7 +101,7 @@ impl StreamReader {
             if let Some(gap) = self.pending_gap() {
                 return Ok(Some(Err(gap)));
             }
-            if let Some(found) = self.from_footer()? {
+            if let Some(found) = self.next_entry()? {
                 match found {
                     Ok(record) if self.wants(&record) => return Ok(Some(Ok(record))),
                     Ok(_) => continue,
@@ -174,7 +174,7 @@ impl StreamReader {
     }
 
     /// The next record of the footer at work.
-    fn from_footer(&mut self) -> Result<Option<Result<Record, Gap>>, ReadError> {
+    fn next_entry(&mut self) -> Result<Option<Result<Record, Gap>>, ReadError> {
         let Some((segment, view, next, end)) = self.footer.as_mut() else { return Ok(None) };
         if self.entries.is_empty() && next < end {
             let Lookup::Footer(trailer) = &segment.lookup else { return Ok(None) };

@@ -144,7 +144,7 @@ fn a_full_disk_is_refused_and_left_again() {
 fn after_a_failed_sync_nothing_is_taken_and_nothing_was_promised() {
     let disk = SimDisk::new(1);
     let (log, _) = Log::open(Arc::new(disk.clone()), options(None)).unwrap();
-    let mut append = |n| log.append(1, &mut vec![crate::oracle::record(n, 10, 1)]);
+    let append = |n| log.append(1, &mut vec![crate::oracle::record(n, 10, 1)]);
     append(1).unwrap();
     disk.set_fault(Some(Fault {
         at: disk.operations() + 2,

@@ -7,7 +7,7 @@ use spile_log::{Append, Durable, GapKind, Log, Position, Record};
 
 /// What was tried, promised and seen.
 #[derive(Clone, Debug, Default)]
-pub struct Oracle {
+pub(crate) struct Oracle {
     next_id: u64,
     /// Every (position, id, positions) that an append was given.
     attempted: BTreeSet<(u64, u64, u32)>,
@@ -20,19 +20,19 @@ pub struct Oracle {
 }
 
 /// The payload of record `id`: its id, and filler that follows from it.
-pub fn payload(id: u64, bytes: usize) -> Bytes {
+pub(crate) fn payload(id: u64, bytes: usize) -> Bytes {
     let mut out = id.to_le_bytes().to_vec();
     out.extend((0..bytes).map(|n| u8::try_from((n as u64 * 31 + id * 7) % 251).unwrap_or(0)));
     Bytes::from(out)
 }
 
 impl Oracle {
-    pub fn id(&mut self) -> u64 {
+    pub(crate) fn id(&mut self) -> u64 {
         self.next_id += 1;
         self.next_id
     }
 
-    pub fn appended(&mut self, first: Position, records: &[(u64, u32)], generation: u64) {
+    pub(crate) fn appended(&mut self, first: Position, records: &[(u64, u32)], generation: u64) {
         let mut at = first.get();
         for (id, positions) in records {
             self.attempted.insert((at, *id, *positions));
@@ -42,7 +42,7 @@ impl Oracle {
     }
 
     /// The log said this: what it covers is promised, what was cut is void.
-    pub fn heard(&mut self, durable: Durable) -> Result<(), String> {
+    pub(crate) fn heard(&mut self, durable: Durable) -> Result<(), String> {
         let end = durable.end.get();
         let mut waiting = std::mem::take(&mut self.waiting);
         waiting.retain(|(at, positions, id, generation)| {
@@ -57,20 +57,20 @@ impl Oracle {
     }
 
     /// The process ended: nothing that waited is promised.
-    pub fn stopped(&mut self) {
+    pub(crate) fn stopped(&mut self) {
         self.waiting.clear();
     }
 
-    pub fn stored(&self) -> Vec<u64> {
+    pub(crate) fn stored(&self) -> Vec<u64> {
         self.fixed.keys().copied().filter(|at| !self.removed.contains(at)).collect()
     }
 
-    pub fn removed(&mut self, at: u64) {
+    pub(crate) fn removed(&mut self, at: u64) {
         self.removed.insert(at);
     }
 
     /// Positions that were promised, and not removed, must be there.
-    pub fn end(&self) -> u64 {
+    pub(crate) fn end(&self) -> u64 {
         self.fixed.last_key_value().map_or(1, |(at, _)| at + 1)
     }
 
@@ -95,7 +95,7 @@ impl Oracle {
     }
 
     /// Reads the whole log. `damaged` says which positions are known to be damaged.
-    pub fn check(
+    pub(crate) fn check(
         &mut self,
         log: &Log,
         max_bytes: usize,
@@ -158,7 +158,7 @@ impl OrSame for u64 {
 }
 
 /// One record with this id.
-pub fn record(id: u64, bytes: usize, positions: u32) -> Append {
+pub(crate) fn record(id: u64, bytes: usize, positions: u32) -> Append {
     let payload = payload(id, bytes);
     Append {
         kind: 1,

@@ -7,7 +7,7 @@ use spile_log::{Damage, DamageKind, Log, Position, State};
 use crate::run::Run;
 
 /// Closes the log, so that all of it is proven, and turns one bit of one segment file over.
-pub fn one_bit(run: &mut Run) -> Result<(), String> {
+pub(crate) fn one_bit(run: &mut Run) -> Result<(), String> {
     if let Some(log) = run.log.take() {
         log.close();
         run.oracle.heard(*log.durable().borrow())?;
@@ -23,7 +23,7 @@ pub fn one_bit(run: &mut Run) -> Result<(), String> {
 }
 
 /// Opens after rot: nothing wrong is read, what can't be read is named, and writing goes on once that was accepted.
-pub fn reopen(run: &mut Run) -> Result<(), String> {
+pub(crate) fn reopen(run: &mut Run) -> Result<(), String> {
     run.oracle.stopped();
     let opened = Log::open(Arc::new(run.disk.clone()), run.options.clone());
     let (log, recovered) = opened.map_err(|error| error.to_string())?;

@@ -10,18 +10,18 @@ use spile_log::{AppendError, KeepError, Log, Options, Position, Retain, SimDisk,
 use crate::oracle::{Oracle, record};
 
 /// One seed's life of a log.
-pub struct Run {
-    pub disk: SimDisk,
-    pub log: Option<Log>,
-    pub oracle: Oracle,
-    pub random: Random,
-    pub generation: u64,
-    pub options: Options,
+pub(crate) struct Run {
+    pub(crate) disk: SimDisk,
+    pub(crate) log: Option<Log>,
+    pub(crate) oracle: Oracle,
+    pub(crate) random: Random,
+    pub(crate) generation: u64,
+    pub(crate) options: Options,
     /// A fault was set: failures are no surprise.
-    pub faulty: bool,
+    pub(crate) faulty: bool,
 }
 
-pub fn options(mistake: Option<Mistake>) -> Options {
+pub(crate) fn options(mistake: Option<Mistake>) -> Options {
     Options {
         segment_bytes: 16 << 10,
         queue_bytes: 128 << 10,
@@ -36,7 +36,7 @@ pub fn options(mistake: Option<Mistake>) -> Options {
 }
 
 impl Run {
-    pub fn new(seed: u64, mistake: Option<Mistake>) -> Result<Self, String> {
+    pub(crate) fn new(seed: u64, mistake: Option<Mistake>) -> Result<Self, String> {
         let mut random = Random::new(seed);
         let prefill = random.choose(2) == 0;
         let options = Options { prefill, ..options(mistake) };
@@ -47,12 +47,12 @@ impl Run {
         Ok(run)
     }
 
-    pub fn roll(&mut self, n: u64) -> u64 {
+    pub(crate) fn roll(&mut self, n: u64) -> u64 {
         self.random.choose(n)
     }
 
     /// Opens the log and checks it. With a fault set or the power cut an error is no surprise: `log` stays empty.
-    pub fn open(&mut self) -> Result<(), String> {
+    pub(crate) fn open(&mut self) -> Result<(), String> {
         self.oracle.stopped();
         match Log::open(Arc::new(self.disk.clone()), self.options.clone()) {
             Ok((log, recovered)) => {
@@ -68,7 +68,7 @@ impl Run {
         }
     }
 
-    pub fn check(&mut self) -> Result<(), String> {
+    pub(crate) fn check(&mut self) -> Result<(), String> {
         let max = [1, 5000, 1 << 20][usize::try_from(self.random.choose(3)).unwrap_or(0)];
         let Some(log) = &self.log else { return Ok(()) };
         match self.oracle.check(log, max, &|_| false) {
@@ -85,7 +85,7 @@ impl Run {
     }
 
     /// Appends some records; says whether they were taken.
-    pub fn append(&mut self, count: u64) -> bool {
+    pub(crate) fn append(&mut self, count: u64) -> bool {
         let Some(log) = &self.log else { return false };
         let mut ids = Vec::new();
         let mut records = Vec::new();
@@ -125,7 +125,7 @@ impl Run {
         }
     }
 
-    pub fn pump(&mut self) -> Result<(), String> {
+    pub(crate) fn pump(&mut self) -> Result<(), String> {
         let Some(log) = &self.log else { return Ok(()) };
         log.pump();
         let durable = *log.durable().borrow();
@@ -140,7 +140,7 @@ impl Run {
     }
 
     /// One random step.
-    pub fn step(&mut self) -> Result<(), String> {
+    pub(crate) fn step(&mut self) -> Result<(), String> {
         match self.roll(24) {
             0..=5 => {
                 let count = 1 + self.roll(4);
@@ -177,7 +177,7 @@ impl Run {
     }
 
     /// The process dies and starts again; faults that stay would keep it from starting.
-    pub fn kill(&mut self) -> Result<(), String> {
+    pub(crate) fn kill(&mut self) -> Result<(), String> {
         if self.disk.is_off() {
             return Ok(());
         }
@@ -188,7 +188,7 @@ impl Run {
     }
 
     /// The power goes, and comes back: recovery is cut off as well, now and then.
-    pub fn lose_power(&mut self) -> Result<(), String> {
+    pub(crate) fn lose_power(&mut self) -> Result<(), String> {
         loop {
             self.log = None;
             self.faulty = false;
@@ -252,7 +252,7 @@ impl Run {
         asked.iter().filter(|(_, keep)| !keep).for_each(|(at, _)| self.oracle.removed(*at));
     }
 
-    pub fn set_fault(&mut self, at: u64, kind: FaultKind, sticky: bool) {
+    pub(crate) fn set_fault(&mut self, at: u64, kind: FaultKind, sticky: bool) {
         self.faulty = true;
         self.disk.set_fault(Some(Fault { at, sticky, kind }));
     }
@@ -263,7 +263,7 @@ fn plant(payload: &mut Bytes, id: u64, next: u64) {
     let mut out = payload.to_vec();
     for shift in 0..8 {
         out.resize(out.len().next_multiple_of(8) + shift, 0xAA);
-        fake(&mut out, id, next + u64::from(id % 3 == 0));
+        fake(&mut out, id, next + u64::from(id.is_multiple_of(3)));
     }
     *payload = Bytes::from(out);
 }
@@ -295,7 +295,7 @@ fn fake(out: &mut Vec<u8>, id: u64, base: u64) {
 }
 
 /// A whole life: steps, faults, cuts, and a bit that rots at the end.
-pub fn life(seed: u64, mistake: Option<Mistake>) -> Result<(), String> {
+pub(crate) fn life(seed: u64, mistake: Option<Mistake>) -> Result<(), String> {
     let mut run = Run::new(seed, mistake)?;
     let rounds = 1 + run.roll(3);
     for _ in 0..rounds {

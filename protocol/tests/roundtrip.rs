@@ -10,7 +10,7 @@ mod draw;
 mod strict;
 
 use bytes::BytesMut;
-use draw::{Draw, KINDS};
+use draw::{Draw, KINDS, ROOM};
 use proptest::prelude::*;
 use spile_protocol::{
     codec, crc, frame,
@@ -32,7 +32,8 @@ fn any_bytes() -> impl Strategy<Value = Vec<u8>> {
 proptest! {
     #[test]
     fn every_message_comes_back(kind in 0..KINDS, bytes in any_bytes()) {
-        let (sender, message) = Draw::new(&bytes).message(kind);
+        let mut room = vec![0; ROOM];
+        let (sender, message) = Draw::new(&bytes, &mut room).message(kind);
         let frame = encoded(&message);
         let (found, used) = frame::decode(&frame, 1 << 20).unwrap().unwrap();
         prop_assert_eq!(used, frame.len());
@@ -48,7 +49,8 @@ proptest! {
         bytes in any_bytes(),
         bends in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>(), 0..3_u8), 1..4),
     ) {
-        let (sender, message) = Draw::new(&bytes).message(kind);
+        let mut room = vec![0; ROOM];
+        let (sender, message) = Draw::new(&bytes, &mut room).message(kind);
         let frame = encoded(&message);
         let (found, _) = frame::decode(&frame, 1 << 20).unwrap().unwrap();
         let mut header = found.header.to_vec();
@@ -81,7 +83,8 @@ proptest! {
         bytes in any_bytes(),
         splits in prop::collection::vec(1..900_usize, 1..40),
     ) {
-        let mut draw = Draw::new(&bytes);
+        let mut room = vec![0; 8 * ROOM];
+        let mut draw = Draw::new(&bytes, &mut room);
         let stream: Vec<u8> = kinds.iter().flat_map(|&kind| encoded(&draw.message(kind).1)).collect();
         let (mut buffer, mut rest, mut at) = (BytesMut::new(), &stream[..], 0);
         let mut splits = splits.into_iter().cycle();
@@ -101,7 +104,8 @@ proptest! {
 
     #[test]
     fn a_message_is_appended_as_it_is_encoded(kind in 0..KINDS, bytes in any_bytes()) {
-        let (_, message) = Draw::new(&bytes).message(kind);
+        let mut room = vec![0; ROOM];
+        let (_, message) = Draw::new(&bytes, &mut room).message(kind);
         let mut out = BytesMut::from(&b"before"[..]);
         codec::append(&mut out, &message, crc::of(message.payload())).unwrap();
         prop_assert_eq!(&out[6..], encoded(&message));
@@ -109,7 +113,8 @@ proptest! {
 
     #[test]
     fn a_buffer_that_is_too_short_is_said(kind in 0..KINDS, bytes in any_bytes(), share in 0.0..1.0_f64) {
-        let (_, message) = Draw::new(&bytes).message(kind);
+        let mut room = vec![0; ROOM];
+        let (_, message) = Draw::new(&bytes, &mut room).message(kind);
         let whole = encoded(&message);
         #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a share of a small length")]
         let length = (whole.len() as f64 * share) as usize;
@@ -123,8 +128,9 @@ fn every_kind_is_drawn() {
     let mut kinds = std::collections::BTreeSet::new();
     for seed in 0..64_u8 {
         for kind in 0..KINDS {
-            let bytes: Vec<u8> = (0..200_u8).map(|n| n.wrapping_add(seed).wrapping_mul(37)).collect();
-            kinds.insert(Draw::new(&bytes).message(kind).1.tag().kind());
+            let bytes: Vec<u8> =
+                (0..200_u8).map(|n| n.wrapping_add(seed).wrapping_mul(37)).collect();
+            kinds.insert(Draw::new(&bytes, &mut vec![0; ROOM]).message(kind).1.tag().kind());
         }
     }
     let known = (0..64_u8).filter(

@@ -53,6 +53,22 @@ fn the_files_hold_what_the_tables_say() {
     assert_eq!(files.len(), read().len(), "a file in spec/vectors has no table");
 }
 
+#[test]
+fn the_seeds_for_fuzzing_are_those_vectors() {
+    let write = std::env::var_os("SPILE_WRITE_VECTORS").is_some();
+    let seeds = made().seeds();
+    assert!(seeds.len() > 60, "{}", seeds.len());
+    for (name, bytes) in seeds {
+        let path = folder().join("../../fuzz/seeds").join(name);
+        if write {
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(path, bytes).unwrap();
+        } else {
+            assert_eq!(std::fs::read(&path).unwrap(), bytes, "{}", path.display());
+        }
+    }
+}
+
 fn read() -> Vec<(String, Value)> {
     let mut files = Vec::new();
     for entry in std::fs::read_dir(folder()).unwrap() {

@@ -1,6 +1,6 @@
 //! Messages made of arbitrary bytes: every kind, every field, within the limits.
 //!
-//! Fields are borrowed, so what they borrow is leaked: a test is short.
+//! What fields borrow is written into room that the caller lends: [`ROOM`] bytes are enough for any message.
 
 use spile_protocol::{
     code::Code,
@@ -27,11 +27,22 @@ pub(crate) const KINDS: u8 = 34;
 /// Takes what it needs off the front of arbitrary bytes; zeros when they are used up.
 pub(crate) struct Draw<'a> {
     bytes: &'a [u8],
+    room: &'a mut [u8],
 }
 
+/// The room one message needs at most.
+pub(crate) const ROOM: usize = 32 * 1024;
+
 impl<'a> Draw<'a> {
-    pub(crate) fn new(bytes: &'a [u8]) -> Self {
-        Self { bytes }
+    pub(crate) fn new(bytes: &'a [u8], room: &'a mut [u8]) -> Self {
+        Self { bytes, room }
+    }
+
+    /// So much of the room.
+    fn room(&mut self, length: usize) -> &'a mut [u8] {
+        let (front, rest) = std::mem::take(&mut self.room).split_at_mut(length);
+        self.room = rest;
+        front
     }
 
     fn byte(&mut self) -> u8 {
@@ -67,36 +78,41 @@ impl<'a> Draw<'a> {
         u16::from_le_bytes(self.array()) >> (self.byte() % 16)
     }
 
-    fn bytes(&mut self, most: usize) -> &'static [u8] {
+    fn bytes(&mut self, most: usize) -> &'a [u8] {
         let length = self.up_to(most);
-        (0..length).map(|_| self.byte()).collect::<Vec<u8>>().leak()
+        let room = self.room(length);
+        room.fill_with(|| self.byte());
+        room
     }
 
-    fn text(&mut self, most: usize) -> &'static str {
-        let mut text = String::from_utf8_lossy(self.bytes(most)).into_owned();
-        while text.len() > most {
-            text.pop();
+    /// Mostly ASCII, with a letter of two bytes where there is room.
+    fn text(&mut self, most: usize) -> &'a str {
+        let length = self.up_to(most);
+        let room = self.room(length);
+        room.fill_with(|| self.byte() & 0x7f);
+        if let [.., first @ 0x60..=0x7f, second] = room {
+            (*first, *second) = (0xc3, 0xa4);
         }
-        text.leak()
+        std::str::from_utf8(room).unwrap()
     }
 
     fn maybe<T>(&mut self, make: impl FnOnce(&mut Self) -> T) -> Option<T> {
         if self.flag() { Some(make(self)) } else { None }
     }
 
-    fn list<T: serde::Serialize + serde::de::DeserializeOwned>(
+    fn list<T: serde::Serialize + serde::Deserialize<'a>>(
         &mut self,
         make: impl Fn(&mut Self) -> T,
-    ) -> List<'static, T> {
+    ) -> List<'a, T> {
         let items: Vec<T> = (0..self.up_to(3)).map(|_| make(self)).collect();
-        List::encode(items, vec![0; 4096].leak()).unwrap()
+        List::encode(items, self.room(1024)).unwrap()
     }
 
-    fn metas(&mut self) -> List<'static, Meta<'static>> {
+    fn metas(&mut self) -> List<'a, Meta<'a>> {
         let items: Vec<_> = (0..self.up_to(3))
             .map(|_| Meta { name: self.text(40), value: self.text(40) })
             .collect();
-        List::encode(items, vec![0; limits::META_BYTES].leak()).unwrap()
+        List::encode(items, self.room(limits::META_BYTES)).unwrap()
     }
 
     fn code(&mut self) -> Code {
@@ -111,12 +127,12 @@ impl<'a> Draw<'a> {
         Run(self.array())
     }
 
-    fn headers(&mut self) -> Headers<'static> {
+    fn headers(&mut self) -> Headers<'a> {
         let pairs: Vec<(&str, &[u8])> = (0..self.up_to(limits::HEADERS))
             .map(|_| (self.text(20), self.bytes(20)))
             .filter(|(name, _)| !name.is_empty())
             .collect();
-        Headers::encode(pairs.into_iter(), vec![0; limits::HEADERS_BYTES].leak()).unwrap()
+        Headers::encode(pairs.into_iter(), self.room(limits::HEADERS_BYTES)).unwrap()
     }
 
     fn trace(&mut self) -> Trace {
@@ -124,7 +140,7 @@ impl<'a> Draw<'a> {
     }
 
     /// What a consumer hears too.
-    fn told(&mut self) -> Extras<'static> {
+    fn told(&mut self) -> Extras<'a> {
         let happened = match self.byte() % 3 {
             0 => None,
             1 => Some(Happened::At(Millis(self.u64()))),
@@ -139,7 +155,7 @@ impl<'a> Draw<'a> {
         }
     }
 
-    fn extras(&mut self) -> Extras<'static> {
+    fn extras(&mut self) -> Extras<'a> {
         let expect = match self.byte() % 3 {
             0 => None,
             1 => Some(Expect::Exists),
@@ -149,11 +165,12 @@ impl<'a> Draw<'a> {
         Extras { number, expect, receipt: self.flag(), ..self.told() }
     }
 
-    fn lengths(&mut self, least: usize) -> (Lengths<'static>, &'static [u8]) {
+    fn lengths(&mut self, least: usize) -> (Lengths<'a>, &'a [u8]) {
         let lengths: Vec<usize> = (0..least + self.up_to(8)).map(|_| self.up_to(20)).collect();
-        let payload: Vec<u8> = (0..lengths.iter().sum()).map(|_| self.byte()).collect();
-        let room = vec![0; 64].leak();
-        (Lengths::encode(lengths.into_iter(), room).unwrap(), payload.leak())
+        let payload = self.room(lengths.iter().sum());
+        payload.fill_with(|| self.byte());
+        let room = self.room(64);
+        (Lengths::encode(lengths.into_iter(), room).unwrap(), payload)
     }
 
     fn scope(&mut self) -> Scope {
@@ -172,7 +189,7 @@ impl<'a> Draw<'a> {
         }
     }
 
-    fn proof(&mut self) -> Proof<'static> {
+    fn proof(&mut self) -> Proof<'a> {
         match self.byte() % 4 {
             0 => Proof::Certificate,
             1 => {
@@ -185,7 +202,7 @@ impl<'a> Draw<'a> {
         }
     }
 
-    fn source(&mut self) -> Source<'static> {
+    fn source(&mut self) -> Source<'a> {
         match self.byte() % 4 {
             0 => {
                 let filter = self.text(limits::TOPIC_BYTES);
@@ -201,7 +218,7 @@ impl<'a> Draw<'a> {
         }
     }
 
-    fn from(&mut self) -> From<'static> {
+    fn from(&mut self) -> From<'a> {
         match self.byte() % 4 {
             0 => From::Start,
             1 => From::End,
@@ -213,12 +230,12 @@ impl<'a> Draw<'a> {
                         position: Position(self.u64()),
                     })
                     .collect();
-                From::Positions(List::encode(at, vec![0; 512].leak()).unwrap())
+                From::Positions(List::encode(at, self.room(512)).unwrap())
             }
         }
     }
 
-    fn receipts(&mut self) -> List<'static, Receipt> {
+    fn receipts(&mut self) -> List<'a, Receipt> {
         self.list(|draw| Receipt {
             number: draw.number(),
             count: draw.u32(),
@@ -228,7 +245,7 @@ impl<'a> Draw<'a> {
     }
 
     /// A message of that kind, and who sends it.
-    pub(crate) fn message(&mut self, kind: u8) -> (Sender, Message<'static>) {
+    pub(crate) fn message(&mut self, kind: u8) -> (Sender, Message<'a>) {
         match kind % KINDS {
             0..=7 => self.greeting(kind % KINDS),
             8..=14 => self.publishing(kind % KINDS),
@@ -239,7 +256,7 @@ impl<'a> Draw<'a> {
         }
     }
 
-    fn greeting(&mut self, kind: u8) -> (Sender, Message<'static>) {
+    fn greeting(&mut self, kind: u8) -> (Sender, Message<'a>) {
         let detail = self.text(limits::DETAIL_BYTES);
         match kind {
             0 => (Sender::Client, Message::Hello(self.hello())),
@@ -270,7 +287,7 @@ impl<'a> Draw<'a> {
         }
     }
 
-    fn hello(&mut self) -> Hello<'static> {
+    fn hello(&mut self) -> Hello<'a> {
         Hello {
             version: self.u16(),
             oldest: self.u16(),
@@ -283,7 +300,7 @@ impl<'a> Draw<'a> {
         }
     }
 
-    fn welcome(&mut self) -> Welcome<'static> {
+    fn welcome(&mut self) -> Welcome<'a> {
         Welcome {
             version: self.u16(),
             server_time_ms: self.u64(),
@@ -304,7 +321,7 @@ impl<'a> Draw<'a> {
         }
     }
 
-    fn publishing(&mut self, kind: u8) -> (Sender, Message<'static>) {
+    fn publishing(&mut self, kind: u8) -> (Sender, Message<'a>) {
         let (route, lane) = (RouteId(self.u32()), LaneId(self.u32()));
         match kind {
             8 => {
@@ -340,7 +357,7 @@ impl<'a> Draw<'a> {
         }
     }
 
-    fn lane_answer(&mut self, lane: LaneId) -> LaneAnswer<'static> {
+    fn lane_answer(&mut self, lane: LaneId) -> LaneAnswer<'a> {
         LaneAnswer {
             lane,
             last: self.maybe(Self::number),
@@ -356,7 +373,7 @@ impl<'a> Draw<'a> {
         }
     }
 
-    fn ack(&mut self, lane: LaneId) -> Ack<'static> {
+    fn ack(&mut self, lane: LaneId) -> Ack<'a> {
         let durability = match self.byte() % 3 {
             0 => Durability::Spooled,
             1 => Durability::Stored,
@@ -368,7 +385,7 @@ impl<'a> Draw<'a> {
         Ack::Spelled { durability, lane, last: self.number(), receipts: self.receipts() }
     }
 
-    fn upload(&mut self, kind: u8) -> (Sender, Message<'static>) {
+    fn upload(&mut self, kind: u8) -> (Sender, Message<'a>) {
         let upload = self.u32();
         match kind {
             15 => {
@@ -405,7 +422,7 @@ impl<'a> Draw<'a> {
         }
     }
 
-    fn consuming(&mut self, kind: u8) -> (Sender, Message<'static>) {
+    fn consuming(&mut self, kind: u8) -> (Sender, Message<'a>) {
         let subscription = SubscriptionId(self.u32());
         match kind {
             20 => {
@@ -431,7 +448,7 @@ impl<'a> Draw<'a> {
         }
     }
 
-    fn deliver(&mut self, subscription: SubscriptionId) -> Deliver<'static> {
+    fn deliver(&mut self, subscription: SubscriptionId) -> Deliver<'a> {
         let (lengths, payload) = self.lengths(1);
         Deliver {
             subscription,
@@ -453,7 +470,7 @@ impl<'a> Draw<'a> {
         }
     }
 
-    fn request(&mut self, kind: u8) -> (Sender, Message<'static>) {
+    fn request(&mut self, kind: u8) -> (Sender, Message<'a>) {
         let request = RequestId(self.u32());
         match kind {
             24 => (Sender::Client, Message::Get(self.get(request))),
@@ -490,7 +507,7 @@ impl<'a> Draw<'a> {
         }
     }
 
-    fn get(&mut self, request: RequestId) -> Get<'static> {
+    fn get(&mut self, request: RequestId) -> Get<'a> {
         let target = match self.byte() % 3 {
             0 => {
                 let key = self.text(limits::KEY_BYTES);
@@ -506,7 +523,7 @@ impl<'a> Draw<'a> {
         Get { request, target, newer_than, at_least, wait_ms: self.u32() }
     }
 
-    fn value(&mut self, request: RequestId) -> Value<'static> {
+    fn value(&mut self, request: RequestId) -> Value<'a> {
         Value {
             request,
             more: self.flag(),
@@ -529,7 +546,7 @@ impl<'a> Draw<'a> {
         }
     }
 
-    fn call(&mut self, request: RequestId) -> Call<'static> {
+    fn call(&mut self, request: RequestId) -> Call<'a> {
         Call {
             request,
             service: self.text(limits::PRINCIPAL_BYTES),
@@ -542,7 +559,7 @@ impl<'a> Draw<'a> {
         }
     }
 
-    fn link(&mut self, kind: u8) -> (Sender, Message<'static>) {
+    fn link(&mut self, kind: u8) -> (Sender, Message<'a>) {
         let session = LinkSessionId(self.u32());
         match kind {
             29 => {
@@ -573,7 +590,7 @@ impl<'a> Draw<'a> {
         }
     }
 
-    fn attach(&mut self, session: LinkSessionId) -> Attach<'static> {
+    fn attach(&mut self, session: LinkSessionId) -> Attach<'a> {
         Attach {
             session,
             tenant: self.text(limits::TENANT_BYTES),
@@ -589,10 +606,10 @@ impl<'a> Draw<'a> {
     }
 
     /// An envelope around an event, whose header must end where its own does.
-    fn envelope(&mut self, session: LinkSessionId) -> Message<'static> {
+    fn envelope(&mut self, session: LinkSessionId) -> Message<'a> {
         let (number, time_ms) = (self.number(), self.u64());
         let (_, inner) = self.publishing(11);
-        let room = vec![0; 2048].leak();
+        let room = self.room(2048);
         let mut writer = spile_protocol::message::Writer::new(room);
         inner.encode_header(&mut writer).unwrap();
         let length = writer.len();
@@ -601,19 +618,19 @@ impl<'a> Draw<'a> {
         Message::Envelope(Envelope { session, number, time_ms, tag, header, payload })
     }
 
-    fn registry(&mut self) -> Registry<'static> {
+    fn registry(&mut self) -> Registry<'a> {
         let entries: Vec<_> = (0..self.up_to(3)).map(|_| self.entry()).collect();
         let groups: Vec<_> = (0..self.up_to(3)).map(|_| self.group()).collect();
         Registry {
             upto: self.u64(),
             whole: self.flag(),
-            entries: List::encode(entries, vec![0; 1024].leak()).unwrap(),
+            entries: List::encode(entries, self.room(1024)).unwrap(),
             more: self.flag(),
-            groups: List::encode(groups, vec![0; 1024].leak()).unwrap(),
+            groups: List::encode(groups, self.room(1024)).unwrap(),
         }
     }
 
-    fn entry(&mut self) -> Entry<'static> {
+    fn entry(&mut self) -> Entry<'a> {
         Entry {
             tenant: self.text(limits::TENANT_BYTES),
             principal: self.text(limits::NAME_BYTES),
@@ -625,7 +642,7 @@ impl<'a> Draw<'a> {
         }
     }
 
-    fn group(&mut self) -> Group<'static> {
+    fn group(&mut self) -> Group<'a> {
         Group {
             tenant: self.text(limits::TENANT_BYTES),
             name: self.text(limits::NAME_BYTES),
@@ -637,7 +654,7 @@ impl<'a> Draw<'a> {
         }
     }
 
-    fn link_hello(&mut self) -> LinkHello<'static> {
+    fn link_hello(&mut self) -> LinkHello<'a> {
         LinkHello {
             version: self.u16(),
             name: self.text(limits::NAME_BYTES),

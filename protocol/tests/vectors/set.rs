@@ -85,6 +85,24 @@ impl Set {
         self.cases.extend(cuts);
     }
 
+    /// The messages named `full`, in the form each fuzz target takes.
+    pub(crate) fn seeds(&self) -> Vec<(String, Vec<u8>)> {
+        let mut seeds = Vec::new();
+        for case in self.cases.iter().filter(|case| case.name == "full") {
+            let (whole, _) = frame::decode(&case.frame, LIMIT).unwrap().unwrap();
+            let limit = u16::try_from(LIMIT).unwrap().to_le_bytes();
+            seeds.push((format!("frame/{}", case.file), [&limit[..], &case.frame].concat()));
+            let length = u16::try_from(whole.header.len()).unwrap().to_le_bytes();
+            let front = [whole.tag.0, u8::from(case.from == Sender::Server), length[0], length[1]];
+            let parts = [&front[..], whole.header, whole.payload].concat();
+            seeds.push((format!("message/{}", case.file), parts));
+        }
+        let stream: Vec<u8> =
+            seeds.iter().step_by(2).flat_map(|(_, frame)| frame[2..].to_vec()).collect();
+        seeds.push(("codec/all".to_owned(), [&[3, 6][..], &stream].concat()));
+        seeds
+    }
+
     /// The files' names and texts.
     pub(crate) fn files(&self) -> BTreeMap<String, String> {
         let mut files: BTreeMap<String, String> = BTreeMap::new();

@@ -14,6 +14,8 @@ pub mod device;
 #[cfg(feature = "alloc")]
 pub mod edge;
 pub mod key;
+#[cfg(feature = "alloc")]
+pub mod link;
 pub mod producer;
 pub mod transmit;
 mod window;
@@ -22,3 +24,13 @@ pub use self::{
     transmit::{Cursor, Limited, Transmit},
     window::{Amount, Window},
 };
+use crate::{code::Code, frame::FrameError};
+
+/// The code a peer is told when its bytes are not a frame.
+const fn frame_code(error: FrameError) -> Code {
+    match error {
+        FrameError::Length(_) => Code::MALFORMED,
+        FrameError::TooLarge { .. } => Code::TOO_LARGE,
+        FrameError::Damaged => Code::DAMAGED,
+    }
+}

@@ -24,10 +24,10 @@ mod upstream;
 
 pub use self::downstream::Told;
 use self::{due::Due, tables::Tables};
-use super::{Amount, budget::Budget};
+use super::{Amount, budget::Budget, frame_code};
 use crate::{
     code::Code,
-    frame::{self, Frame, FrameError},
+    frame::{self, Frame},
     id::{LaneId, Number, RouteId, Run},
     limits,
     message::{Auth, DecodeError, Hello, Message, Proof, Sender, hello},
@@ -545,13 +545,4 @@ fn greeting(hello: &Hello<'_>) -> Result<Greeting, (Code, &'static str)> {
             .collect(),
         abandoned: hello.abandoned,
     })
-}
-
-/// The code a peer is told when its bytes are not a frame.
-pub(super) const fn frame_code(error: FrameError) -> Code {
-    match error {
-        FrameError::Length(_) => Code::MALFORMED,
-        FrameError::TooLarge { .. } => Code::TOO_LARGE,
-        FrameError::Damaged => Code::DAMAGED,
-    }
 }

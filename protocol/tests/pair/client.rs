@@ -136,7 +136,7 @@ impl Client {
                 payload
             })
             .collect();
-        let happened = (kept.first % 5 == 0).then_some(Happened::Ago(3));
+        let happened = kept.first.is_multiple_of(5).then_some(Happened::Ago(3));
         let extras = Extras { happened, ..Extras::default() };
         let result = if let [payload] = &payloads[..] {
             self.machine.publish(now, route, extras, payload)

@@ -8,7 +8,7 @@ use super::{
 };
 use crate::{
     code::Code,
-    frame::{self, Frame, FrameError},
+    frame::{self, Frame},
     id::{LaneId, Number, SubscriptionId, Version},
     limits,
     message::{
@@ -17,7 +17,7 @@ use crate::{
         Settle, Value, Welcome, deliver::Kind,
     },
     session::{
-        Amount,
+        Amount, frame_code,
         key::{self, Binding, Signed},
     },
     time::Instant,
@@ -134,13 +134,7 @@ impl<S: Storage, T: AsRef<str>> Device<S, T> {
                     }
                 }
                 Ok(None) => return None,
-                Err(FrameError::Damaged) => return Some(self.fail(Code::DAMAGED, "a frame")),
-                Err(FrameError::Length(_)) => {
-                    return Some(self.fail(Code::MALFORMED, "a frame's length"));
-                }
-                Err(FrameError::TooLarge { .. }) => {
-                    return Some(self.fail(Code::TOO_LARGE, "a frame"));
-                }
+                Err(error) => return Some(self.fail(frame_code(error), "a frame")),
             }
         }
         None

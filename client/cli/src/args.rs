@@ -1,0 +1,445 @@
+//! What can be typed: every command, flag and value, parsed into types that can't be wrong.
+//!
+//! Values are checked here by [`crate::value`]; whether flags go together is checked by each command, once, before it
+//! connects. Help texts carry an example each.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::value::header::Pair;
+use crate::value::moment::{self, Moment};
+use crate::value::place::{self, Place};
+use crate::value::{duration, header, size};
+
+const EXAMPLES: &str = "\
+Examples, one a command:
+  spile publish telemetry/temp 21.5 --key sensor-7
+  spile subscribe 'telemetry/#' --from start --count 10
+  spile stream sensor-7 --from 1
+  spile status
+  spile doctor
+  spile device add sensor-7 --device-key --out ./sensor-7
+  spile bench publish --connections 4 --window 64 --duration 10s
+  spile errors forbidden
+  spile completions bash > ~/.local/share/bash-completion/completions/spile
+  spile context show
+  spile help publish
+
+Exit: 0 done, 1 failed, 2 usage, 3 refused, 4 not found, 5 unreachable or timed out, 6 data found corrupt.";
+
+/// Everything that was typed.
+#[derive(Debug, Parser)]
+#[command(name = "spile", version, about = "Publish to, read from and look after a Spile bus", after_help = EXAMPLES, max_term_width = 120)]
+pub(crate) struct Typed {
+    #[command(flatten)]
+    pub(crate) everywhere: Everywhere,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+/// Flags that every command takes.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct Everywhere {
+    /// A context: a file, or a name in the folder of contexts [default: ./spile-data/dev/operator.toml]
+    #[arg(
+        long,
+        global = true,
+        env = "SPILE_CONTEXT",
+        value_name = "F",
+        help_heading = "Where and who"
+    )]
+    pub(crate) context: Option<String>,
+    /// The server, as spile://HOST:PORT
+    #[arg(long, global = true, help_heading = "Where and who")]
+    pub(crate) url: Option<String>,
+    /// The authority that signs the server's certificate
+    #[arg(long, global = true, value_name = "F", help_heading = "Where and who")]
+    pub(crate) ca: Option<PathBuf>,
+    /// Our certificate
+    #[arg(long, global = true, value_name = "F", help_heading = "Where and who")]
+    pub(crate) cert: Option<PathBuf>,
+    /// The key of our certificate
+    #[arg(long, global = true, value_name = "F", help_heading = "Where and who")]
+    pub(crate) client_key: Option<PathBuf>,
+    /// A file with a signed token (JWT)
+    #[arg(long, global = true, value_name = "F", help_heading = "Where and who")]
+    pub(crate) token: Option<PathBuf>,
+    /// The tenant
+    #[arg(long, global = true, value_name = "NAME", help_heading = "Where and who")]
+    pub(crate) tenant: Option<String>,
+    /// Print one JSON object a line on stdout, and nothing else there
+    #[arg(long, global = true, help_heading = "Output")]
+    pub(crate) json: bool,
+    /// No notices and no progress
+    #[arg(long, short, global = true, help_heading = "Output")]
+    pub(crate) quiet: bool,
+    /// Give up after so long: reaching the server, and every answer
+    #[arg(long, global = true, value_parser = duration::parse, value_name = "D", default_value = "10s", help_heading = "Output")]
+    pub(crate) timeout: Duration,
+}
+
+/// The commands.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Publish events and print each acknowledgement
+    Publish(Publish),
+    /// Print events as they are stored
+    Subscribe(Subscribe),
+    /// Print one key's events in order
+    Stream(Stream),
+    /// Tell the server's health, rates and what it holds
+    Status,
+    /// Check the way to the server, step by step, with a remedy where it is bad
+    Doctor,
+    /// Say who may come
+    #[command(subcommand)]
+    Device(Device),
+    /// Measure: load and percentiles
+    #[command(subcommand)]
+    Bench(Bench),
+    /// Explain a code: cause and remedy
+    Errors(Errors),
+    /// Print the completions for a shell
+    #[command(
+        after_help = "Example:\n  spile completions bash > ~/.local/share/bash-completion/completions/spile"
+    )]
+    Completions {
+        /// Which shell
+        shell: clap_complete::Shell,
+    },
+    /// Choose and show contexts: where the server is and who we are
+    #[command(subcommand)]
+    Context(ContextCommand),
+}
+
+/// `spile publish`.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  spile publish telemetry/temp 21.5 --key sensor-7
+  spile publish state/mode on --expect new --header source=panel
+  seq 1000 | spile publish telemetry/count --lines --json")]
+pub(crate) struct Publish {
+    /// What the event is about
+    pub(crate) topic: String,
+    /// The payload; without it, stdin is read
+    #[arg(conflicts_with_all = ["file", "lines"])]
+    pub(crate) data: Option<String>,
+    /// Whose order it keeps [default: our own id]
+    #[arg(long, value_name = "K")]
+    pub(crate) key: Option<String>,
+    /// Store it only if the stream is at this version, has no event (new), or has one (exists)
+    #[arg(long, value_parser = expect, value_name = "VERSION|new|exists", conflicts_with = "lines")]
+    pub(crate) expect: Option<Expected>,
+    /// Read the payload from a file; - is stdin
+    #[arg(long, value_name = "F")]
+    pub(crate) file: Option<PathBuf>,
+    /// An event a line of stdin (or of --file), pipelined
+    #[arg(long)]
+    pub(crate) lines: bool,
+    /// What the payload is, as application/json
+    #[arg(long, value_name = "T", default_value = "")]
+    pub(crate) content_type: String,
+    /// The payload's schema number
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub(crate) schema: u32,
+    /// A header; at most 8, in 512 bytes
+    #[arg(long, value_parser = header::parse, value_name = "K=V")]
+    pub(crate) header: Vec<Pair>,
+    /// When it happened: RFC 3339, or -2h
+    #[arg(long, value_parser = moment::parse, value_name = "T", allow_hyphen_values = true)]
+    pub(crate) time: Option<Moment>,
+    /// After how long it is worth nothing
+    #[arg(long, value_parser = duration::parse, value_name = "D")]
+    pub(crate) ttl: Option<Duration>,
+}
+
+/// What must be true of the stream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Expected {
+    /// It is at this version.
+    Version(u64),
+    /// It has no event.
+    New,
+    /// It has one.
+    Exists,
+}
+
+fn expect(text: &str) -> Result<Expected, String> {
+    match text {
+        "new" => Ok(Expected::New),
+        "exists" => Ok(Expected::Exists),
+        text => text
+            .parse()
+            .map(Expected::Version)
+            .map_err(|_| format!("{text:?} is no version, nor new, nor exists")),
+    }
+}
+
+/// `spile subscribe`.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  spile subscribe 'telemetry/#'
+  spile subscribe '#' --from start --count 10 --json
+  spile subscribe 'telemetry/+' --from a:5,b:9 --wait 2s")]
+pub(crate) struct Subscribe {
+    /// Topics: + stands for one level, # for the rest
+    pub(crate) filter: String,
+    /// Where to begin: start, end, a position of each worker (a:5,b:9), or a time (RFC 3339, or -2h)
+    #[arg(long, value_parser = place::parse, default_value = "end", value_name = "PLACE", allow_hyphen_values = true)]
+    pub(crate) from: Place,
+    /// Only this key's events
+    #[arg(long, value_name = "K")]
+    pub(crate) key: Option<String>,
+    #[command(flatten)]
+    pub(crate) until: Until,
+}
+
+/// When a command that follows events ends.
+#[derive(Clone, Copy, Debug, Args)]
+pub(crate) struct Until {
+    /// End after so many events
+    #[arg(long, value_name = "N")]
+    pub(crate) count: Option<u64>,
+    /// End after so long without anything new
+    #[arg(long, value_parser = duration::parse, value_name = "D")]
+    pub(crate) wait: Option<Duration>,
+}
+
+/// `spile stream`.
+#[derive(Debug, Args)]
+#[command(after_help = "Without --count, --wait and --follow it ends with the last event there is.
+
+Examples:
+  spile stream sensor-7
+  spile stream sensor-7 --from 40 --count 2 --json")]
+pub(crate) struct Stream {
+    /// Whose events
+    pub(crate) key: String,
+    /// The first version wanted
+    #[arg(long, value_name = "VERSION", default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..))]
+    pub(crate) from: u64,
+    #[command(flatten)]
+    pub(crate) until: Until,
+    /// Go on with what is stored later
+    #[arg(long)]
+    pub(crate) follow: bool,
+}
+
+/// `spile device`.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Device {
+    /// Register a device and make its credentials
+    #[command(after_help = "Examples:
+  spile device add sensor-7 --device-key --out ./sensor-7
+  spile device add line-4 --role service --cert --ttl 365d --out ./line-4")]
+    Add(DeviceAdd),
+    /// List who is registered
+    Ls,
+    /// Show one
+    Show {
+        /// Its id
+        id: String,
+    },
+    /// Take its right away; live sessions are cut
+    Revoke {
+        /// Its id
+        id: String,
+        /// Do not ask
+        #[arg(long)]
+        yes: bool,
+    },
+}
+
+/// `spile device add`.
+#[derive(Debug, Args)]
+pub(crate) struct DeviceAdd {
+    /// Its id
+    pub(crate) id: String,
+    /// What it may be
+    #[arg(long, default_value = "device", value_parser = ["device", "user", "service", "operator"])]
+    pub(crate) role: String,
+    /// Issue a certificate; the context must name the authority's key (device_ca_key)
+    // The id is that of the flag everywhere, in whose place it stands here: so it has the same type, and no value.
+    #[arg(
+        id = "cert",
+        long,
+        num_args = 0,
+        default_missing_value = "issue",
+        conflicts_with = "device_key",
+        required_unless_present = "device_key"
+    )]
+    pub(crate) cert: Option<PathBuf>,
+    /// Make a device key: 32 random bytes, of which the server keeps the hash only
+    #[arg(long)]
+    pub(crate) device_key: bool,
+    /// How long the credential lasts [default: 730d for a certificate, no end for a device key]
+    #[arg(long, value_parser = duration::parse, value_name = "D")]
+    pub(crate) ttl: Option<Duration>,
+    /// Where its credentials and context are written
+    #[arg(long, value_name = "DIR", default_value = ".")]
+    pub(crate) out: PathBuf,
+}
+
+/// `spile bench`.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Bench {
+    /// Publish and await the acks
+    #[command(
+        after_help = "Example:\n  spile bench publish --connections 64 --window 16 --size 256 --duration 10s"
+    )]
+    Publish(BenchPublish),
+    /// Receive what is stored, or what comes
+    #[command(
+        after_help = "Example:\n  spile bench subscribe --topic 'bench/#' --from start --count 1000000"
+    )]
+    Subscribe(BenchSubscribe),
+    /// Open sessions, hold them, and close them
+    #[command(
+        after_help = "Example:\n  spile bench sessions --count 5000 --connections 16 --hold 10s"
+    )]
+    Sessions(BenchSessions),
+}
+
+/// How long a measurement goes on.
+#[derive(Clone, Copy, Debug, Args)]
+pub(crate) struct Extent {
+    /// For so long [default: 10s]
+    #[arg(long, value_parser = duration::parse, value_name = "D", conflicts_with = "count")]
+    pub(crate) duration: Option<Duration>,
+    /// For so many, all connections together
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    pub(crate) count: Option<u64>,
+}
+
+/// `spile bench publish`.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct BenchPublish {
+    /// Connections, each with a run of its own
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    pub(crate) connections: u32,
+    /// Bytes of each payload
+    #[arg(long, value_parser = size::parse, value_name = "SIZE", default_value = "256")]
+    pub(crate) size: u64,
+    /// Events in flight on each connection
+    #[arg(long, value_name = "N", default_value_t = 256, value_parser = clap::value_parser!(u32).range(1..=65_536))]
+    pub(crate) window: u32,
+    #[command(flatten)]
+    pub(crate) extent: Extent,
+    /// What the events are about
+    #[arg(long, default_value = "bench/load")]
+    pub(crate) topic: String,
+    /// Their keys: this and the connection's number
+    #[arg(long, default_value = "bench-", conflicts_with = "own_key")]
+    pub(crate) key: String,
+    /// Under our own id instead, as a device does
+    #[arg(long)]
+    pub(crate) own_key: bool,
+}
+
+/// `spile bench subscribe`.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct BenchSubscribe {
+    /// Connections, each of which receives everything
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    pub(crate) connections: u32,
+    /// Events in flight on each connection
+    #[arg(long, value_name = "N", default_value_t = 16_384, value_parser = clap::value_parser!(u32).range(1..=1_048_576))]
+    pub(crate) window: u32,
+    #[command(flatten)]
+    pub(crate) extent: Extent,
+    /// The filter
+    #[arg(long, default_value = "bench/#")]
+    pub(crate) topic: String,
+    /// Where to begin
+    #[arg(long, value_parser = place::parse, default_value = "start", value_name = "PLACE", allow_hyphen_values = true)]
+    pub(crate) from: Place,
+}
+
+/// `spile bench sessions`.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct BenchSessions {
+    /// How many are being opened at once
+    #[arg(long, value_name = "N", default_value_t = 16, value_parser = clap::value_parser!(u32).range(1..=1_000))]
+    pub(crate) connections: u32,
+    #[command(flatten)]
+    pub(crate) extent: Extent,
+    /// Keep them open for so long once all are there; without it each is closed at once
+    #[arg(long, value_parser = duration::parse, value_name = "D")]
+    pub(crate) hold: Option<Duration>,
+}
+
+/// `spile errors`.
+#[derive(Debug, Args)]
+#[command(after_help = "Example:\n  spile errors forbidden")]
+pub(crate) struct Errors {
+    /// A code's name or number; without it, all are listed
+    pub(crate) code: Option<String>,
+}
+
+/// `spile context`.
+#[derive(Debug, Subcommand)]
+pub(crate) enum ContextCommand {
+    /// List the contexts of the user's folder and of ./spile-data/dev
+    Ls,
+    /// Choose one for the commands to come
+    Use {
+        /// Its name, or its file
+        context: String,
+    },
+    /// Show the one in use
+    Show,
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_definition_is_consistent() {
+        Typed::command().debug_assert();
+    }
+
+    #[test]
+    fn every_command_has_an_example_in_the_help() {
+        let mut command = Typed::command();
+        let help = command.render_help().to_string();
+        for name in command.get_subcommands().map(clap::Command::get_name) {
+            assert!(help.contains(&format!("\n  spile {name}")), "{name}");
+        }
+    }
+
+    #[test]
+    fn values_are_checked_where_they_are_typed() {
+        for (line, fits) in [
+            ("spile publish t d --expect new", true),
+            ("spile publish t d --expect 5", true),
+            ("spile publish t d --expect old", false),
+            ("spile publish t d --lines", false),
+            ("spile publish t --lines --expect new", false),
+            ("spile publish t d --header a", false),
+            ("spile publish t d --time -2h", true),
+            ("spile publish t d --ttl 5", false),
+            ("spile subscribe # --from -2h", true),
+            ("spile subscribe # --from a:0", false),
+            ("spile subscribe", false),
+            ("spile stream k --from 0", false),
+            ("spile device add d", false),
+            ("spile device add d --cert", true),
+            ("spile device add --cert d", true),
+            ("spile --cert f device add d --device-key", true),
+            ("spile device add d --cert --device-key", false),
+            ("spile device add d --role edge --cert", false),
+            ("spile bench publish --duration 1s --count 5", false),
+            ("spile bench publish --connections 0", false),
+            ("spile status --timeout 5", false),
+            ("spile status --timeout 5s --json --quiet", true),
+            ("spile nonsense", false),
+        ] {
+            assert_eq!(Typed::try_parse_from(line.split(' ')).is_ok(), fits, "{line}");
+        }
+    }
+}

@@ -1,0 +1,12 @@
+//! The commands, one file each: from checked arguments to results.
+
+pub(crate) mod bench;
+pub(crate) mod builtin;
+pub(crate) mod completions;
+pub(crate) mod context;
+pub(crate) mod device;
+pub(crate) mod doctor;
+pub(crate) mod errors;
+pub(crate) mod follow;
+pub(crate) mod publish;
+pub(crate) mod status;

@@ -1,0 +1,118 @@
+//! `spile device add|ls|show|revoke`: who may come.
+//!
+//! Secrets are made here and never travel: the server hears a device key's hash only, and signs no certificate.
+
+mod credentials;
+
+use std::io::{BufRead, IsTerminal};
+
+use serde_json::{Value, json};
+use spile_protocol::id;
+
+use crate::args::{Device, DeviceAdd, Everywhere};
+use crate::command::builtin::{ask, items};
+use crate::connect::{connect, effective};
+use crate::failure::Failure;
+use crate::output::{Output, say};
+use credentials::Credentials;
+
+pub(crate) async fn run(
+    device: &Device,
+    typed: &Everywhere,
+    output: &mut Output,
+) -> Result<(), Failure> {
+    match device {
+        Device::Add(add) => self::add(add, typed, output).await,
+        Device::Ls => {
+            let listed = call(typed, "ls", &json!({})).await?;
+            items(listed).into_iter().try_for_each(|item| output.result(&item, line))
+        }
+        Device::Show { id } => {
+            let shown = call(typed, "show", &json!({ "id": checked(id)? })).await?;
+            output.result(&shown, lines)
+        }
+        Device::Revoke { id, yes } => {
+            checked(id)?;
+            confirm(*yes, &format!("revoke {id}: its sessions are cut and its credentials end"))?;
+            let revoked = call(typed, "revoke", &json!({ "id": id })).await?;
+            output.result(&revoked, lines)
+        }
+    }
+}
+
+fn checked(id: &str) -> Result<&str, Failure> {
+    id::name(id).map_err(|why| Failure::usage(format!("device {id:?}"), why))
+}
+
+async fn call(typed: &Everywhere, method: &str, request: &Value) -> Result<Value, Failure> {
+    let client = connect(typed).await?;
+    let outcome = ask(&client, typed, "$device", method, request).await;
+    client.close().await;
+    outcome
+}
+
+/// Files first, then the registry: a credential that is registered is one that somebody has.
+async fn add(args: &DeviceAdd, typed: &Everywhere, output: &mut Output) -> Result<(), Failure> {
+    checked(&args.id)?;
+    let context = effective(typed)?;
+    let made = Credentials::make(args, &context)?;
+    let written = made.write(&args.out, &context)?;
+    let registered = match call(typed, "add", &made.registration(args)).await {
+        Ok(registered) => registered,
+        Err(failure) => {
+            written.remove();
+            return Err(failure);
+        }
+    };
+    let mut result = json!({
+        "device": args.id, "role": args.role, "tenant": made.tenant(), "context": written.context(),
+        "files": written.files(),
+    });
+    if let (Some(fields), Value::Object(told)) = (result.as_object_mut(), registered) {
+        for (name, value) in told {
+            fields.entry(name).or_insert(value);
+        }
+    }
+    output.result(&result, |result| {
+        let context = result.get("context").and_then(Value::as_str).unwrap_or_default();
+        format!("{}\ntry: spile publish telemetry/temp 21.5 --context {context}", lines(result))
+    })
+}
+
+fn line(item: &Value) -> String {
+    let Some(fields) = item.as_object() else { return text(item) };
+    fields.values().map(text).collect::<Vec<_>>().join("  ")
+}
+
+fn lines(item: &Value) -> String {
+    let Some(fields) = item.as_object() else { return text(item) };
+    let told = fields.iter().map(|(name, value)| format!("{name:<16} {}", text(value)));
+    told.collect::<Vec<_>>().join("\n")
+}
+
+fn text(value: &Value) -> String {
+    match value {
+        Value::String(text) => text.clone(),
+        Value::Null => "-".to_owned(),
+        Value::Array(items) => items.iter().map(text).collect::<Vec<_>>().join(" "),
+        Value::Bool(_) | Value::Number(_) | Value::Object(_) => value.to_string(),
+    }
+}
+
+/// Asks a person; a script must say `--yes`.
+fn confirm(yes: bool, what: &str) -> Result<(), Failure> {
+    if yes {
+        return Ok(());
+    }
+    if !std::io::stdin().is_terminal() {
+        return Err(Failure::usage(what, "nobody is there to ask").remedy("say --yes"));
+    }
+    say(&format!("spile: {what}. Type yes to go on:"));
+    let mut answer = String::new();
+    let read = std::io::stdin().lock().read_line(&mut answer);
+    if read.is_ok() && answer.trim() == "yes" {
+        Ok(())
+    } else {
+        Err(Failure::usage(what, "it was not confirmed").remedy("type yes, or say --yes"))
+    }
+}

@@ -1,0 +1,42 @@
+//! The async client: one task a connection, on tokio, over TLS 1.3.
+//!
+//! ```text
+//!  callers ── lock ──▶ state: gathered events, the machine, who waits ◀── lock ── driver ◀──▶ TLS ◀──▶ server
+//! ```
+//!
+//! What to say and what it means is `spile_protocol::session::device`'s; here are the callers' side ([`Client`]), what
+//! both sides share (`state`), and the task that moves bytes (`driver`). Invariants: no task and no channel an event;
+//! everything that waits is bounded by credit or by what callers hold; no lock is held over an `.await`.
+
+mod address;
+mod backoff;
+mod builder;
+mod client;
+mod clock;
+mod driver;
+mod error;
+mod event;
+mod inbox;
+mod outbox;
+mod pipe;
+mod publish;
+mod request;
+mod slab;
+mod state;
+mod subscription;
+mod tls;
+
+pub use address::Address;
+pub use builder::{Builder, Prepared};
+pub use client::Client;
+pub use clock::wall;
+pub use error::{Error, Refusal};
+pub use event::{Block, Deliveries, Delivery, Event, Facts, From, Kind, Position, Receipt};
+pub use inbox::Interest;
+pub use outbox::Outcomes;
+pub use pipe::Seen;
+pub use publish::{Pending, Producer, PublishAll};
+pub use request::Reply;
+pub use spile_protocol::message::{Durability, Expect, Happened, Trace};
+pub use state::Session;
+pub use subscription::Subscription;

@@ -1,0 +1,162 @@
+//! The client: a handle that is cheap to clone; the connection ends with the last of them.
+
+use std::future::poll_fn;
+use std::sync::Arc;
+use std::task::Context;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_core::Stream;
+use spile_protocol::id::Version;
+use tokio_util::task::TaskTracker;
+
+use super::Error;
+use super::builder::{Builder, Prepared};
+use super::driver;
+use super::event::{Event, From, Kind, Receipt};
+use super::inbox::Interest;
+use super::pipe::Seen;
+use super::publish::{Pending, Producer, PublishAll};
+use super::request::Reply;
+use super::state::{Session, Shared};
+use super::subscription::Subscription;
+
+/// Keeps the connection; the last one to go closes it.
+#[derive(Debug)]
+pub(super) struct Handle {
+    pub(super) shared: Arc<Shared>,
+}
+
+impl Drop for Handle {
+    fn drop(&mut self) {
+        self.shared.close();
+    }
+}
+
+/// A connection to a Spile server, which comes back by itself when it breaks.
+#[derive(Clone, Debug)]
+pub struct Client {
+    pub(super) handle: Arc<Handle>,
+    tasks: TaskTracker,
+}
+
+impl Prepared {
+    /// Connects and waits until the server has let us in.
+    ///
+    /// # Errors
+    /// The server is not reached or not trusted, or it refuses.
+    pub async fn connect(&self) -> Result<Client, Error> {
+        let shared = Arc::new(Shared::new(self)?);
+        let tasks = TaskTracker::new();
+        tasks.spawn(driver::run(Arc::clone(&shared), self.clone()));
+        tasks.close();
+        let client = Client { handle: Arc::new(Handle { shared }), tasks };
+        poll_fn(|cx: &mut Context<'_>| client.handle.shared.poll_open(cx)).await?;
+        Ok(client)
+    }
+}
+
+impl Client {
+    /// Begins to say where the server is and who we are.
+    #[must_use]
+    pub fn builder() -> Builder {
+        Builder::default()
+    }
+
+    /// Publishes one event and waits for its acknowledgement: it is on a disk then.
+    ///
+    /// # Errors
+    /// It was refused, or the client ended before it was acknowledged.
+    pub async fn publish(&self, event: Event) -> Result<Receipt, Error> {
+        self.send(event).await.await
+    }
+
+    /// Publishes one event: done when there is credit for it; its acknowledgement is awaited apart.
+    pub async fn send(&self, event: Event) -> Pending {
+        Pending::send(&self.handle, event).await
+    }
+
+    /// Publishes events as they come, many under way at once, and yields their acknowledgements in the same order.
+    pub fn publish_all<I>(&self, events: I) -> PublishAll<I::IntoIter>
+    where
+        I: IntoIterator<Item = Event>,
+    {
+        PublishAll::new(self.clone(), events.into_iter())
+    }
+
+    /// Publishes many events about one topic under one key (`None`: our own) and counts what became of them.
+    ///
+    /// # Errors
+    /// A name is not one, or there are too many keys or topics.
+    pub fn producer(&self, key: Option<&str>, topic: &str, kind: Kind) -> Result<Producer, Error> {
+        Producer::new(&self.handle, key, topic, &kind)
+    }
+
+    /// Receives what an interest describes; done when the server has agreed.
+    ///
+    /// # Errors
+    /// It refused, or the client is closed.
+    pub async fn subscribe(&self, interest: Interest) -> Result<Subscription, Error> {
+        Subscription::open(&self.handle, interest).await
+    }
+
+    /// Receives every event whose topic falls under the filter.
+    ///
+    /// # Errors
+    /// The server refused, or the client is closed.
+    pub async fn subscribe_to(&self, filter: &str, from: From) -> Result<Subscription, Error> {
+        self.subscribe(Interest::filter(filter).from(from)).await
+    }
+
+    /// Receives one key's events in order, from that version on.
+    ///
+    /// # Errors
+    /// The server refused, or the client is closed.
+    pub async fn stream(&self, key: &str, from: Version) -> Result<Subscription, Error> {
+        self.subscribe(Interest::stream(key, from)).await
+    }
+
+    /// Asks a service, and waits for its answer at most that long.
+    ///
+    /// # Errors
+    /// It refused, or nobody answered in time.
+    pub async fn call(
+        &self,
+        service: &str,
+        method: &str,
+        payload: impl Into<Bytes>,
+        wait: Duration,
+    ) -> Result<Reply, Error> {
+        let payload = payload.into();
+        super::request::call(&self.handle, service, method, &payload, wait).await
+    }
+
+    /// Who we are to the server, as it said last.
+    #[must_use]
+    pub fn session(&self) -> Session {
+        self.handle.shared.session()
+    }
+
+    /// What the last TLS handshake showed.
+    #[must_use]
+    pub fn seen(&self) -> Seen {
+        self.handle.shared.seen()
+    }
+
+    /// Has it ended for good?
+    #[must_use]
+    pub fn is_closed(&self) -> bool {
+        self.handle.shared.is_closed()
+    }
+
+    /// Says goodbye and waits until the connection is gone. What is not acknowledged yet fails.
+    pub async fn close(&self) {
+        self.handle.shared.close();
+        self.tasks.wait().await;
+    }
+}
+
+/// A stream's next item, for those who need no stream combinators.
+pub(super) async fn next<S: Stream + Unpin>(stream: &mut S) -> Option<S::Item> {
+    poll_fn(|cx| std::pin::Pin::new(&mut *stream).poll_next(cx)).await
+}

@@ -1,0 +1,426 @@
+//! What callers and the driver share, behind one lock that is held for no longer than it takes to look.
+//!
+//! ```text
+//!            let in              broke               let in
+//!  Greeting ────────▶ Open ────────────────▶ Away ─────────────▶ Open
+//!      └── failed ──────┴── closed, or no use in coming back ──┴──────▶ Closed
+//! ```
+//!
+//! Here: phases and what the driver asks. Publishing: `sending`; what the server says: `happened`; subscriptions and
+//! calls: `asking`. Invariant: who waits is woken outside the lock, and hears either its outcome or why there is none.
+
+mod asking;
+mod gather;
+mod happened;
+mod sending;
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+
+use spile_protocol::code::{Class, Code};
+use spile_protocol::id::Run;
+use spile_protocol::session::Limited;
+use spile_protocol::session::device::{Channel, Config, Credential, Device, Growable};
+use spile_protocol::time::{Instant, Millis};
+
+use super::Error;
+use super::builder::{self, Prepared};
+use super::clock::{Clock, random};
+use super::error::Refusal;
+use super::inbox::Inbox;
+use super::outbox::{Outbox, register};
+use super::pipe::Seen;
+use super::request::Asked;
+use super::slab::Slab;
+use gather::Gathered;
+pub(super) use sending::Way;
+use sending::Ways;
+
+/// Events and batches the machine keeps until they are acknowledged.
+const FLIGHTS: usize = 16 * 1024;
+/// Bytes of their frames. At the cap publishing waits.
+const WINDOW: usize = 8 << 20;
+/// How long a client that was closed waits for what is in flight and for the server's goodbye.
+const LEAVING: Duration = Duration::from_secs(2);
+
+/// Who we are to the server.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Session {
+    /// Our name: the key where none is said.
+    pub principal: Arc<str>,
+    /// The tenant we are in.
+    pub tenant: Arc<str>,
+    /// The edge we speak to.
+    pub edge: Arc<str>,
+    /// What the server is.
+    pub software: Arc<str>,
+    /// The session's number at the edge, as its logs have it.
+    pub number: u64,
+    /// The server's clock when it let us in …
+    pub server_time: Millis,
+    /// … and ours.
+    pub local_time: Millis,
+}
+
+/// How far the client is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Phase {
+    /// Was never let in.
+    Greeting,
+    /// Is let in.
+    Open,
+    /// Was let in once, comes back.
+    Away,
+    /// Over for good.
+    Closed(Error),
+}
+
+/// Whether it is wanted any longer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Leaving {
+    No,
+    Asked { since: Instant, told: bool },
+}
+
+/// Everything behind the lock.
+#[derive(Debug)]
+pub(super) struct State {
+    device: Device<Growable, Arc<str>>,
+    pub(super) outbox: Outbox,
+    gathered: Gathered,
+    ways: Ways,
+    inboxes: Slab<Inbox>,
+    calls: Slab<Asked>,
+    phase: Phase,
+    leaving: Leaving,
+    session: Session,
+    seen: Seen,
+    /// What is said at once: subscriptions, settling, calls.
+    said: Vec<u8>,
+    /// Why the server ends the connection, in its own words.
+    last_word: Option<Error>,
+    /// The server says goodbye and answers what is in flight still.
+    going: bool,
+    /// The run is not known any more: a new one, on a new connection.
+    lost: bool,
+    /// What may be sent and unacked, as WELCOME said.
+    credit: (u32, u32),
+    /// The longest payload and frame the server takes.
+    payload_max: usize,
+    frame_max: usize,
+    now: Instant,
+    dirty: bool,
+    driver: Option<Waker>,
+    wake: Vec<Waker>,
+    opening: Vec<Waker>,
+}
+
+/// What callers and the driver hold.
+#[derive(Debug)]
+pub(super) struct Shared {
+    state: Mutex<State>,
+    clock: Clock,
+}
+
+impl Shared {
+    pub(super) fn new(prepared: &Prepared) -> Result<Self, Error> {
+        let run = prepared.run.map_or_else(|| random().map(Run), Ok)?;
+        let credential = match &prepared.credential {
+            builder::Credential::Certificate => Credential::Certificate,
+            builder::Credential::Token(token) => Credential::Token(Arc::clone(token)),
+            builder::Credential::DeviceKey { device, key } => Credential::Key {
+                tenant: Arc::clone(&prepared.tenant),
+                device: Arc::clone(device),
+                key: *key,
+            },
+        };
+        let mut config = Config::new(run, credential, Arc::clone(&prepared.software));
+        config.keep_alive_s = prepared.keep_alive_s;
+        config.receipts = prepared.receipts;
+        config.greeting = prepared.connect_timeout;
+        let state = State::new(Device::new(config, Growable::new(FLIGHTS, WINDOW)));
+        Ok(Self { state: Mutex::new(state), clock: Clock::start() })
+    }
+
+    /// Does something with the state, and wakes who is to hear of it.
+    pub(super) fn with<R>(&self, act: impl FnOnce(&mut State) -> R) -> R {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        state.now = self.clock.now();
+        let result = act(&mut state);
+        let driver = if std::mem::take(&mut state.dirty) { state.driver.take() } else { None };
+        let wake = std::mem::take(&mut state.wake);
+        drop(state);
+        driver.into_iter().chain(wake).for_each(Waker::wake);
+        result
+    }
+
+    /// Waits until the server let us in, or will not.
+    pub(super) fn poll_open(&self, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
+        self.with(|state| match &state.phase {
+            Phase::Open => Poll::Ready(Ok(())),
+            Phase::Closed(why) => Poll::Ready(Err(why.clone())),
+            Phase::Greeting | Phase::Away => {
+                state.opening.push(cx.waker().clone());
+                Poll::Pending
+            }
+        })
+    }
+
+    pub(super) fn session(&self) -> Session {
+        self.with(|state| state.session.clone())
+    }
+
+    pub(super) fn principal(&self) -> Arc<str> {
+        self.with(|state| Arc::clone(&state.session.principal))
+    }
+
+    pub(super) fn seen(&self) -> Seen {
+        self.with(|state| state.seen.clone())
+    }
+
+    pub(super) fn is_closed(&self) -> bool {
+        self.with(|state| matches!(state.phase, Phase::Closed(_)))
+    }
+
+    /// It is not wanted any longer: what is in flight has a little time, then it is over.
+    pub(super) fn close(&self) {
+        self.with(|state| {
+            if state.leaving == Leaving::No {
+                state.leaving = Leaving::Asked { since: state.now, told: false };
+            }
+            state.dirty = true;
+        });
+    }
+}
+
+/// What the driver asks.
+impl Shared {
+    /// A connection stands.
+    pub(super) fn connected(&self, channel: Channel, seen: Seen) -> Result<(), Error> {
+        let nonce = random()?;
+        self.with(|state| {
+            state.seen = seen;
+            (state.last_word, state.going) = (None, false);
+            state.said.clear();
+            state.device.connected(state.now, channel, nonce);
+        });
+        Ok(())
+    }
+
+    /// The connection is gone: was it a session?
+    pub(super) fn disconnected(&self) -> Result<bool, Error> {
+        let run = random()?;
+        Ok(self.with(|state| state.disconnected(Run(run))))
+    }
+
+    /// Puts what is to be sent behind what is in `out`, up to `most`; says why where the connection is to end.
+    pub(super) fn gather(&self, cx: &Context<'_>, out: &mut Vec<u8>, most: usize) -> Option<Error> {
+        self.with(|state| {
+            let over = state.say(out, most);
+            register(&mut state.driver, cx);
+            state.dirty = false;
+            over
+        })
+    }
+
+    /// Takes whole frames off the front of `bytes`: how many bytes.
+    pub(super) fn take(&self, bytes: &[u8]) -> usize {
+        self.with(|state| state.take(bytes))
+    }
+
+    /// When to look again though nothing happens, and whether the server let us in.
+    pub(super) fn deadline(&self) -> (Option<tokio::time::Instant>, bool) {
+        let (deadline, open) = self.with(|state| (state.deadline(), state.phase == Phase::Open));
+        (deadline.map(|deadline| self.clock.at(deadline)), open)
+    }
+
+    /// The deadline came.
+    pub(super) fn timed_out(&self) {
+        self.with(|state| state.device.handle_timeout(state.now));
+    }
+
+    /// What the server said last, where that is why the connection ended.
+    pub(super) fn last_word(&self) -> Option<Error> {
+        self.with(|state| state.last_word.clone())
+    }
+
+    /// After how long to connect again; `None`: not at all, and everyone who waits was told why.
+    pub(super) fn comes_back(&self, why: &Error, reconnect: bool) -> Option<Duration> {
+        self.with(|state| {
+            let asked = state.comes_back(why, reconnect);
+            if asked.is_none() {
+                let why = if state.leaving == Leaving::No { why.clone() } else { Error::Closed };
+                state.end(&why);
+            }
+            asked
+        })
+    }
+
+    /// Waits before the next attempt, unless it is not wanted any more.
+    pub(super) async fn sleep_unless_closed(&self, pause: Duration) {
+        let closed = std::future::poll_fn(|cx| {
+            self.with(|state| {
+                register(&mut state.driver, cx);
+                if state.leaving == Leaving::No { Poll::Pending } else { Poll::Ready(()) }
+            })
+        });
+        tokio::select! {
+            () = tokio::time::sleep(pause) => {}
+            () = closed => {}
+        }
+    }
+}
+
+impl State {
+    fn new(device: Device<Growable, Arc<str>>) -> Self {
+        Self {
+            device,
+            outbox: Outbox::default(),
+            gathered: Gathered::default(),
+            ways: Ways::default(),
+            inboxes: Slab::default(),
+            calls: Slab::default(),
+            phase: Phase::Greeting,
+            leaving: Leaving::No,
+            session: Session {
+                principal: Arc::default(),
+                tenant: Arc::default(),
+                edge: Arc::default(),
+                software: Arc::default(),
+                number: 0,
+                server_time: Millis(0),
+                local_time: Millis(0),
+            },
+            seen: Seen::default(),
+            said: Vec::new(),
+            last_word: None,
+            going: false,
+            lost: false,
+            credit: (0, 0),
+            payload_max: 0,
+            frame_max: 0,
+            now: Instant(0),
+            dirty: false,
+            driver: None,
+            wake: Vec::new(),
+            opening: Vec::new(),
+        }
+    }
+
+    /// Fails where the client is over.
+    fn check(&self) -> Result<(), Error> {
+        match &self.phase {
+            Phase::Closed(why) => Err(why.clone()),
+            Phase::Greeting | Phase::Open | Phase::Away => Ok(()),
+        }
+    }
+
+    fn say(&mut self, out: &mut Vec<u8>, most: usize) -> Option<Error> {
+        out.append(&mut self.said);
+        self.give_back_credit(out);
+        let over = self.leave();
+        if over.is_none() {
+            self.send_what_was_gathered();
+        }
+        let room = most.saturating_sub(out.len());
+        self.device.poll_transmit(self.now, &mut Limited::new(out, room));
+        over.or_else(|| self.is_over())
+    }
+
+    /// Leaves when everything in flight is acknowledged, or when that takes too long.
+    fn leave(&mut self) -> Option<Error> {
+        let Leaving::Asked { since, told } = self.leaving else { return None };
+        if self.phase != Phase::Open || self.now >= since.after(LEAVING) {
+            return Some(Error::Closed);
+        }
+        // What the machine holds and nobody waits for was refused with its lane: it would never be settled.
+        if self.outbox.in_flight() == 0 && !self.device.is_settled() {
+            return Some(Error::Closed);
+        }
+        if !told && self.gathered.is_empty() {
+            self.device.close();
+            self.leaving = Leaving::Asked { since, told: true };
+        }
+        None
+    }
+
+    /// Is the connection to be cut?
+    fn is_over(&self) -> Option<Error> {
+        let word = || self.last_word.clone().unwrap_or(Error::Closed);
+        if self.lost {
+            return Some(Refusal::of(Code::UNKNOWN_RUN).into());
+        }
+        if let Some(code) = self.device.close_reason() {
+            return Some(self.last_word.clone().unwrap_or_else(|| Refusal::of(code).into()));
+        }
+        // The server has said goodbye, and owes us nothing more.
+        (self.going && self.device.in_flight().events == 0).then(word)
+    }
+
+    fn take(&mut self, bytes: &[u8]) -> usize {
+        let mut rest = bytes;
+        while let Some(event) = self.device.handle_input(self.now, &mut rest) {
+            self.happened(event);
+        }
+        bytes.len() - rest.len()
+    }
+
+    fn deadline(&self) -> Option<Instant> {
+        let leaving = match self.leaving {
+            Leaving::Asked { since, .. } => Some(since.after(LEAVING)),
+            Leaving::No => None,
+        };
+        self.device.poll_timeout().into_iter().chain(leaving).min()
+    }
+
+    fn disconnected(&mut self, run: Run) -> bool {
+        let was_open = self.phase == Phase::Open;
+        if was_open {
+            self.phase = Phase::Away;
+        }
+        self.device.disconnected();
+        if std::mem::take(&mut self.lost) && self.device.renew(run, |_, _, _, _| {}).is_ok() {
+            self.outbox.renumber();
+            self.ways.renewed();
+        }
+        self.fail_calls();
+        self.suspend_subscriptions();
+        was_open
+    }
+
+    fn comes_back(&self, why: &Error, reconnect: bool) -> Option<Duration> {
+        let wanted = self.leaving == Leaving::No && reconnect && self.phase == Phase::Away;
+        match why {
+            _ if !wanted => None,
+            Error::Refused(refusal) if refusal.code == Code::UNKNOWN_RUN => Some(Duration::ZERO),
+            // What is said at a goodbye need not be a fault of ours: a server that restarts says so.
+            Error::Refused(refusal) if self.going && refusal.code.class() != Class::YourRight => {
+                Some(refusal.retry_after.unwrap_or_default())
+            }
+            Error::Refused(refusal) => refusal.retry_after,
+            Error::Unreachable { .. } => Some(Duration::ZERO),
+            Error::Setup { .. } | Error::Untrusted { .. } | Error::Closed => None,
+        }
+    }
+
+    /// Over for good: everyone who waits hears why.
+    fn end(&mut self, why: &Error) {
+        self.phase = Phase::Closed(why.clone());
+        self.gathered.clear();
+        self.outbox.fail(why, &mut self.wake);
+        for (_, inbox) in self.inboxes.iter_mut() {
+            if !inbox.is_over() {
+                inbox.ended(Some(why.clone()), &mut self.wake);
+            }
+        }
+        for (_, asked) in self.calls.iter_mut() {
+            asked.failed(why.clone(), &mut self.wake);
+        }
+        self.wake.append(&mut self.opening);
+    }
+}
+
+/// Keys by their lanes' numbers, or lanes by their keys.
+type Numbers = HashMap<Arc<str>, usize>;

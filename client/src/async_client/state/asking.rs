@@ -1,0 +1,300 @@
+//! Subscriptions and calls: what is asked on a connection, and asked again on the next.
+
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use spile_protocol::code::Code;
+use spile_protocol::crc;
+use spile_protocol::id::{self, RequestId, SubscriptionId};
+use spile_protocol::limits;
+use spile_protocol::message::{
+    self, At, Body, Call, Credit, Deliver, List, Message, Reply, Subscribe,
+};
+use spile_protocol::session::device::Refusal as Machine;
+
+use super::super::Error;
+use super::super::error::Refusal;
+use super::super::event::{Block, From};
+use super::super::inbox::{Inbox, Interest, Source, on_the_wire};
+use super::super::request::Asked;
+use super::{Phase, State};
+
+/// The longest list of positions: a name and a number for each worker.
+const POSITIONS: usize = limits::WORKERS * (limits::NAME_BYTES + 16);
+
+fn place(id: SubscriptionId) -> usize {
+    usize::try_from(id.0).unwrap_or(usize::MAX)
+}
+
+/// Subscriptions.
+impl State {
+    pub(in super::super) fn subscribe(&mut self, interest: Interest) -> Result<usize, Error> {
+        self.check()?;
+        interest.check()?;
+        let number = self.inboxes.insert(Inbox::new(interest));
+        if self.phase == Phase::Open {
+            self.ask_for(number);
+        }
+        Ok(number)
+    }
+
+    /// SUBSCRIBE goes out; where it can't, the subscription is over.
+    fn ask_for(&mut self, number: usize) {
+        let Some(inbox) = self.inboxes.get(number) else { return };
+        let interest = &inbox.interest;
+        let mut room = [0; POSITIONS];
+        let source = match &interest.source {
+            Source::Stream { key, from } => message::Source::Stream { key, from: *from },
+            Source::Filter { filter, key, from } => {
+                let from = match from {
+                    From::Start => message::From::Start,
+                    From::End => message::From::End,
+                    From::Time(time) => message::From::Time(time.0),
+                    From::Positions(positions) => {
+                        let at = |at: &'_ super::super::Position| (at.worker.clone(), at.number);
+                        let owned: Vec<_> = positions.iter().map(at).collect();
+                        return self.ask_at(number, &owned, &mut room);
+                    }
+                };
+                message::Source::Filter { filter, key: key.as_deref(), from }
+            }
+        };
+        let subscribe = Subscribe {
+            subscription: on_the_wire(number),
+            source,
+            events: interest.events,
+            bytes: interest.bytes,
+            live: interest.live,
+        };
+        let asked = self.device.subscribe(&subscribe, &mut self.said);
+        self.asked_for(number, asked);
+    }
+
+    fn ask_at(
+        &mut self,
+        number: usize,
+        positions: &[(std::sync::Arc<str>, id::Position)],
+        room: &mut [u8],
+    ) {
+        let Some(inbox) = self.inboxes.get(number) else { return };
+        let interest = &inbox.interest;
+        let Source::Filter { filter, key, .. } = &interest.source else { return };
+        let list = positions.iter().map(|(worker, position)| At { worker, position: *position });
+        let Ok(list) = List::encode(list, room) else {
+            return self.asked_for(number, Err(Machine::TooLarge));
+        };
+        let source = message::Source::Filter {
+            filter,
+            key: key.as_deref(),
+            from: message::From::Positions(list),
+        };
+        let subscribe = Subscribe {
+            subscription: on_the_wire(number),
+            source,
+            events: interest.events,
+            bytes: interest.bytes,
+            live: interest.live,
+        };
+        let asked = self.device.subscribe(&subscribe, &mut self.said);
+        self.asked_for(number, asked);
+    }
+
+    fn asked_for(&mut self, number: usize, asked: Result<(), Machine>) {
+        self.dirty = true;
+        let Err(why) = asked else { return };
+        // A session that is going away is asked again when there is another.
+        let waits = matches!(why, Machine::Leaving | Machine::NotConnected);
+        if let Some(inbox) = self.inboxes.get_mut(number).filter(|_| !waits) {
+            let code =
+                if matches!(why, Machine::TooMany(_)) { Code::TOO_MANY } else { Code::INVALID };
+            let refusal = Refusal::of(code).detail(&why.to_string());
+            inbox.ended(Some(refusal.into()), &mut self.wake);
+        }
+    }
+
+    pub(super) fn resume_subscriptions(&mut self) {
+        let waiting: Vec<_> = self
+            .inboxes
+            .iter_mut()
+            .filter(|(_, inbox)| !inbox.is_over())
+            .map(|(number, _)| number)
+            .collect();
+        waiting.into_iter().for_each(|number| self.ask_for(number));
+    }
+
+    /// The connection is gone: who left already needs no answer any more.
+    pub(super) fn suspend_subscriptions(&mut self) {
+        let mut left = Vec::new();
+        for (number, inbox) in self.inboxes.iter_mut() {
+            if inbox.has_left() {
+                left.push(number);
+            } else if !inbox.is_over() {
+                inbox.reconnected();
+            }
+        }
+        for number in left {
+            self.inboxes.remove(number);
+        }
+    }
+
+    pub(super) fn subscribed(&mut self, credit: &Credit) {
+        let inbox = credit.subscription.and_then(|id| self.inboxes.get_mut(place(id)));
+        if let Some(inbox) = inbox {
+            inbox.opened((credit.events, credit.bytes), &mut self.wake);
+        }
+    }
+
+    pub(super) fn delivered(&mut self, deliver: &Deliver<'_>) {
+        if let Some(inbox) = self.inboxes.get_mut(place(deliver.subscription)) {
+            inbox.delivered(deliver, &mut self.wake);
+        }
+    }
+
+    pub(super) fn subscription_ended(&mut self, id: SubscriptionId, why: Option<Refusal>) {
+        let number = place(id);
+        let Some(inbox) = self.inboxes.get_mut(number) else { return };
+        if inbox.has_left() {
+            self.inboxes.remove(number);
+            return;
+        }
+        // A worker we had heard nothing of is not named where we want to go on: from the beginning then.
+        let unnamed = why.as_ref().is_some_and(|why| why.code == Code::INVALID);
+        if unnamed && inbox.falls_back() {
+            return self.ask_for(number);
+        }
+        inbox.ended(why.map(Error::from), &mut self.wake);
+    }
+
+    pub(in super::super) fn poll_subscribed(
+        &mut self,
+        number: usize,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<(), Error>> {
+        self.inboxes
+            .get_mut(number)
+            .map_or(Poll::Ready(Err(Error::Closed)), |inbox| inbox.poll_open(cx))
+    }
+
+    pub(in super::super) fn poll_block(
+        &mut self,
+        number: usize,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Block, Error>>> {
+        let Some(inbox) = self.inboxes.get_mut(number) else { return Poll::Ready(None) };
+        let next = inbox.poll_next(cx);
+        self.dirty |= inbox.is_due();
+        next
+    }
+
+    pub(in super::super) fn is_ready(&self, number: usize) -> bool {
+        self.inboxes.get(number).is_some_and(Inbox::is_ready)
+    }
+
+    /// Nobody takes what comes any more.
+    pub(in super::super) fn unsubscribe(&mut self, number: usize) {
+        let Some(inbox) = self.inboxes.get_mut(number) else { return };
+        let told = !inbox.is_over() && self.device.end(on_the_wire(number), &mut self.said).is_ok();
+        if told {
+            // Its number is free when the server has answered.
+            inbox.leave();
+            self.dirty = true;
+        } else {
+            self.inboxes.remove(number);
+        }
+    }
+
+    /// Credit of what was taken goes back.
+    pub(super) fn give_back_credit(&mut self, out: &mut Vec<u8>) {
+        for (number, inbox) in self.inboxes.iter_mut() {
+            let Some(delivery) = inbox.due() else { continue };
+            // Refused only where the subscription ended, and its credit with it.
+            if self.device.seen(on_the_wire(number), delivery, out).is_err() {
+                continue;
+            }
+        }
+    }
+}
+
+/// Calls.
+impl State {
+    pub(in super::super) fn call(
+        &mut self,
+        service: &str,
+        method: &str,
+        payload: &[u8],
+        wait: Duration,
+    ) -> Result<usize, Error> {
+        self.check()?;
+        id::name(service).map_err(|why| {
+            Error::setup("service", format!("{service:?}: {why}"), "correct the name")
+        })?;
+        let number = self.calls.insert(Asked::default());
+        let fields = Call {
+            request: RequestId(u32::try_from(number).unwrap_or(u32::MAX)),
+            service,
+            method,
+            remaining_ms: u32::try_from(wait.as_millis()).unwrap_or(u32::MAX),
+            idempotent: false,
+            content_type: "application/json",
+            caller: "",
+            trace: None,
+        };
+        let message = Message::Call(Body { fields, payload });
+        match self.device.request(&message, crc::of(payload), &mut self.said) {
+            Ok(()) => {
+                self.dirty = true;
+                Ok(number)
+            }
+            Err(why) => {
+                self.calls.remove(number);
+                let code = if why == Machine::TooLarge { Code::TOO_LARGE } else { Code::SHUTDOWN };
+                Err(Refusal::of(code).detail(&why.to_string()).into())
+            }
+        }
+    }
+
+    pub(in super::super) fn asked(&mut self, number: usize) -> Option<&mut Asked> {
+        self.calls.get_mut(number)
+    }
+
+    /// Nobody waits for the answer any more. The number stays taken until it came, so that no other call gets it.
+    pub(in super::super) fn forget_call(&mut self, number: usize) {
+        if self.calls.get_mut(number).is_some_and(Asked::forget) {
+            self.calls.remove(number);
+        }
+    }
+
+    pub(super) fn replied(&mut self, reply: &Body<'_, Reply<'_>>) {
+        let fields = reply.fields;
+        let number = usize::try_from(fields.request.0).unwrap_or(usize::MAX);
+        let Some(asked) = self.calls.get_mut(number) else { return };
+        let part = (fields.content_type, reply.payload);
+        asked.answered(fields.code, fields.detail, part, fields.more, &mut self.wake);
+        if !fields.more && asked.is_forgotten() {
+            self.calls.remove(number);
+        }
+    }
+
+    pub(super) fn call_failed(&mut self, id: RequestId, why: Refusal) {
+        let number = usize::try_from(id.0).unwrap_or(usize::MAX);
+        let Some(asked) = self.calls.get_mut(number) else { return };
+        asked.failed(why.into(), &mut self.wake);
+        if asked.is_forgotten() {
+            self.calls.remove(number);
+        }
+    }
+
+    /// The connection is gone: whether what was asked was done is not known.
+    pub(super) fn fail_calls(&mut self) {
+        let mut forgotten = Vec::new();
+        for (number, asked) in self.calls.iter_mut() {
+            asked.failed(Refusal::of(Code::UNKNOWN_OUTCOME).into(), &mut self.wake);
+            if asked.is_forgotten() {
+                forgotten.push(number);
+            }
+        }
+        for number in forgotten {
+            self.calls.remove(number);
+        }
+    }
+}

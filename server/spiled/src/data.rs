@@ -58,6 +58,12 @@ pub enum DataError {
         /// One thing in it.
         found: String,
     },
+    /// There is none.
+    #[error("data: open {path}: no spile data folder there; name one that is", path = path.display())]
+    Missing {
+        /// The folder.
+        path: PathBuf,
+    },
     /// It can't be read or written.
     #[error("data: {doing} {path}: {why}; make it readable and writable for this user, or name another folder with --data", path = path.display())]
     NotWritable {
@@ -89,6 +95,28 @@ impl DataFolder {
             let line = format!("{FORMAT_WORD} {FORMAT}\n");
             durable::write(&path.join(FORMAT_FILE), line.as_bytes(), durable::PLAIN)?;
         }
+        let path = fs::canonicalize(path).map_err(not_writable("find", path))?;
+        Ok(Self { path, _lock: lock })
+    }
+
+    /// Takes a folder that is there for an offline tool. Nothing in it is changed; one without a lock file, such as a
+    /// backup, is taken as it is.
+    ///
+    /// # Errors
+    /// See [`DataError`]; a folder that is not there is [`DataError::Missing`].
+    pub fn open_offline(path: &Path) -> Result<Self, DataError> {
+        let missing = || DataError::Missing { path: path.to_owned() };
+        if read_format(path)?.is_none() {
+            return Err(missing());
+        }
+        let lock = match File::open(path.join(LOCK_FILE)) {
+            Ok(file) => file,
+            Err(why) if why.kind() == io::ErrorKind::NotFound => {
+                File::open(path).map_err(not_writable("open", path))?
+            }
+            Err(why) => return Err(not_writable("lock", path)(why)),
+        };
+        let lock = hold(lock, path)?;
         let path = fs::canonicalize(path).map_err(not_writable("find", path))?;
         Ok(Self { path, _lock: lock })
     }
@@ -135,16 +163,20 @@ fn refuse_foreign(path: &Path) -> Result<(), DataError> {
 fn take_lock(path: &Path) -> Result<File, DataError> {
     let mut options = OpenOptions::new();
     options.read(true).write(true).create(true).truncate(false).mode(durable::PLAIN);
-    let mut file = options.open(path.join(LOCK_FILE)).map_err(not_writable("lock", path))?;
-    match file.try_lock() {
-        Ok(()) => {}
-        Err(TryLockError::WouldBlock) => {
-            return Err(DataError::Locked { path: path.to_owned(), holder: holder(&mut file) });
-        }
-        Err(TryLockError::Error(why)) => return Err(not_writable("lock", path)(why)),
-    }
+    let file = options.open(path.join(LOCK_FILE)).map_err(not_writable("lock", path))?;
+    let mut file = hold(file, path)?;
     note_holder(&mut file).map_err(not_writable("lock", path))?;
     Ok(file)
+}
+
+fn hold(mut file: File, path: &Path) -> Result<File, DataError> {
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => {
+            Err(DataError::Locked { path: path.to_owned(), holder: holder(&mut file) })
+        }
+        Err(TryLockError::Error(why)) => Err(not_writable("lock", path)(why)),
+    }
 }
 
 /// Who has the lock is a courtesy to people; nothing depends on it.
@@ -188,6 +220,26 @@ mod tests {
         assert!(message(folder.path()).contains(&format!("process {holder} has it")));
         drop(first);
         DataFolder::open(folder.path()).unwrap();
+    }
+
+    #[test]
+    fn an_offline_tool_changes_nothing_and_waits_for_nobody() {
+        let folder = TempDir::new().unwrap();
+        let path = folder.path().join("data");
+        let offline = |path: &Path| DataFolder::open_offline(path).unwrap_err().to_string();
+        assert!(offline(&path).contains("no spile data folder there"));
+        assert!(!path.exists());
+        let server = DataFolder::open(&path).unwrap();
+        assert!(offline(&path).contains("has it"));
+        drop(server);
+        let lock = fs::read(path.join(LOCK_FILE)).unwrap();
+        let tool = DataFolder::open_offline(&path).unwrap();
+        assert!(message(&path).contains("has it"));
+        drop(tool);
+        assert_eq!(fs::read(path.join(LOCK_FILE)).unwrap(), lock);
+        fs::remove_file(path.join(LOCK_FILE)).unwrap();
+        drop(DataFolder::open_offline(&path).unwrap());
+        assert_eq!(fs::read_dir(&path).unwrap().count(), 1);
     }
 
     #[test]

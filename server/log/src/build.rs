@@ -19,6 +19,9 @@ use crate::planted::Slips;
 use crate::queue::{Entry, Pending};
 use crate::segment::{OpenFile, file_name};
 
+/// Bytes of a footer that are written and synced at once.
+const SLICE: usize = 1 << 20;
+
 /// A segment file that batches can be added to.
 #[derive(Debug)]
 pub(crate) struct Builder {
@@ -196,10 +199,15 @@ impl Builder {
             pages: pages_of,
         };
         pages.extend_from_slice(&trailer.encode(self.seed));
-        write_whole(file, pages_at(self.offset), &pages)
-            .at("write the footer of", name)
-            .map_err(MakeError::Disk)?;
-        file.sync().at("sync", name).map_err(MakeError::Sync)?;
+        let mut at = pages_at(self.offset);
+        // In slices, so that a commit of the next segment never waits for the whole of it.
+        for slice in pages.chunks(SLICE) {
+            write_whole(file, at, slice)
+                .at("write the footer of", name)
+                .map_err(MakeError::Disk)?;
+            file.sync().at("sync", name).map_err(MakeError::Sync)?;
+            at = at.saturating_add(wide(slice.len()));
+        }
         Ok(trailer)
     }
 }
@@ -217,7 +225,8 @@ pub(crate) struct Seal<'a> {
 /// The index of a segment by stream: streams in order of their ids, each with its entries in order.
 fn stream_rows(entries: &[Entry]) -> (Vec<StreamRow>, Vec<EntryRow>) {
     let mut sorted: Vec<&Entry> = entries.iter().collect();
-    sorted.sort_by_key(|entry| (entry.stream, entry.position));
+    // The sort is stable: within a stream they stay in order.
+    sorted.sort_by_key(|entry| entry.stream);
     let mut streams = Vec::new();
     let mut rows = Vec::with_capacity(sorted.len());
     for run in sorted.chunk_by(|a, b| a.stream == b.stream) {

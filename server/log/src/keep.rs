@@ -66,6 +66,7 @@ impl Shared {
     ) -> Result<Retained, KeepError> {
         let _one_at_a_time = lock(&self.keeping);
         let mut done = Retained::default();
+        self.tend_sealing();
         let limit = self.snapshot_floor()?.min(rule.before.get());
         let segments = lock(&self.index).sealed.clone();
         let mut bytes = lock(&self.index).file_bytes();
@@ -73,7 +74,8 @@ impl Shared {
         for segment in segments {
             let old = rule.older_than_ms.is_some_and(|time| segment.last_time < time);
             let spare = rule.bytes_max.is_some_and(|max| bytes > max);
-            if segment.end > limit || !(old || spare) || segment.lost {
+            let waits = segment.lost || matches!(segment.lookup, Lookup::Memory { .. });
+            if segment.end > limit || !(old || spare) || waits {
                 first = false;
                 continue;
             }
@@ -168,9 +170,12 @@ impl Shared {
         wanted: &mut dyn FnMut(&Record) -> bool,
     ) -> Result<Option<u64>, KeepError> {
         let _one_at_a_time = lock(&self.keeping);
+        self.tend_sealing();
         let segment = lock(&self.index).sealed_at(position.get());
         match segment {
-            Some(segment) if !segment.lost => self.rewrite_segment(&segment, wanted).map(Some),
+            Some(segment) if !segment.lost && !matches!(segment.lookup, Lookup::Memory { .. }) => {
+                self.rewrite_segment(&segment, wanted).map(Some)
+            }
             Some(_) | None => Ok(None),
         }
     }

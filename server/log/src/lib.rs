@@ -25,6 +25,7 @@ mod queue;
 mod reader;
 mod recover;
 mod scan;
+mod seal;
 mod segment;
 mod shared;
 mod snapshot;

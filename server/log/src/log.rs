@@ -18,7 +18,7 @@ use crate::segment::Open;
 use crate::shared::{Counters, Shared};
 use crate::snapshot::{Snapshot, SnapshotInfo, SnapshotWriter};
 use crate::stream::StreamReader;
-use crate::thread::Threads;
+use crate::thread::{Keeper, Threads};
 use crate::time::position_at;
 use crate::writer::Writer;
 use crate::{Durable, Options, Position, Record, Recovered, State, lock};
@@ -86,6 +86,8 @@ impl Log {
             counters: Counters::default(),
             marked_bytes: AtomicU64::new(0),
             keeping: Mutex::new(()),
+            sealing: Mutex::new(None),
+            keeper: Keeper::default(),
             slips,
             options,
         });

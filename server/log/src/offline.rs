@@ -8,7 +8,7 @@ use crate::accept::Accepted;
 use crate::disk::{Disk, write_whole};
 use crate::error::{At, DiskError, OpenError};
 use crate::format::footer::Trailer;
-use crate::format::header::{COPIED, Header, REWRITTEN};
+use crate::format::header::{AFTER_UNSEALED, Header, REWRITTEN};
 use crate::format::record::RecordHeader;
 use crate::health::{Damage, DamageKind};
 use crate::mark::WatermarkFile;
@@ -30,6 +30,8 @@ pub struct Report {
     pub torn: Option<TornTail>,
     /// One past what is proven synced.
     pub proven: Position,
+    /// The segment before the last, if its footer was not written when the process stopped: the next start does that.
+    pub unsealed: Vec<String>,
     /// Positions of the snapshots that are whole, newest first.
     pub snapshots: Vec<Position>,
 }
@@ -137,7 +139,7 @@ fn walk(disk: &dyn Disk, each: &mut dyn FnMut(DumpLine)) -> Result<Report, OpenE
     };
     for (n, one) in looked.found.iter().enumerate() {
         let next = looked.found.get(n + 1);
-        walk.segment(one, next, looked.durable)?;
+        walk.segment(one, next, looked.found.get(n + 2).is_none(), looked.durable)?;
     }
     if looked.durable > walk.end {
         let (from, to) = (walk.end, looked.durable);
@@ -179,6 +181,7 @@ impl Walk<'_> {
         &mut self,
         one: &OnDisk,
         next: Option<&OnDisk>,
+        last_but_one: bool,
         durable: u64,
     ) -> Result<(), OpenError> {
         let name = file_name(one.id);
@@ -214,7 +217,7 @@ impl Walk<'_> {
         let next = next.and_then(|next| next.header.as_ref());
         let limit = one.trailer.as_ref().map(|trailer| trailer.end).or(next.map(|next| next.base));
         let found = self.scan(one, header, limit, durable)?;
-        self.footer(one, header, next, &found)?;
+        self.footer(one, header, next, last_but_one, &found)?;
         self.found(one, header, &found, limit.is_none());
         Ok(())
     }
@@ -251,6 +254,7 @@ impl Walk<'_> {
         one: &OnDisk,
         header: &Header,
         next: Option<&Header>,
+        last_but_one: bool,
         found: &Scan,
     ) -> Result<(), OpenError> {
         let name = file_name(one.id);
@@ -263,8 +267,12 @@ impl Walk<'_> {
                 let pages = one.bad_section(&view, trailer)?.is_none();
                 pages && (!found.holes.is_empty() || agrees(found, trailer))
             }
-            // A recovery that was killed seals it at the next start.
-            (None, Some(next)) => next.flags & COPIED != 0,
+            // The next start writes it.
+            (None, Some(next)) if next.flags & AFTER_UNSEALED != 0 && last_but_one => {
+                self.report.unsealed.push(name.clone());
+                true
+            }
+            (None, Some(_)) => false,
             (None, None) => true,
         };
         if !good {

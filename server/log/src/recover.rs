@@ -9,11 +9,11 @@ use std::sync::{Arc, Mutex, Weak};
 use crate::accept::Accepted;
 use crate::build::Builder;
 use crate::copy::Copied;
-use crate::disk::{Disk, read_exact};
+use crate::disk::{Disk, read_exact, write_whole};
 use crate::error::{At, OpenError};
 use crate::format::batch::Batch;
-use crate::format::footer::{PAGE, Trailer};
-use crate::format::header::{COPIED, Header, HeaderError, REWRITTEN};
+use crate::format::footer::{PAGE, Trailer, pages_at};
+use crate::format::header::{AFTER_UNSEALED, Header, HeaderError, REWRITTEN};
 use crate::format::{crc, wide};
 use crate::health::{Damage, DamageKind};
 use crate::limits::HEADER_PAGE;
@@ -160,13 +160,16 @@ impl Recovery<'_> {
             }
             last.id = one.id;
             last.open = None;
-            if let Some(trailer) = one.trailer.as_ref().filter(|_| !follows) {
-                self.seal_again(one, header, trailer.end, &mut last, index)?;
-            } else if let Some(trailer) = &one.trailer {
+            if let Some(trailer) = &one.trailer {
+                // log §6: only a segment after the next proves that this footer is on disk.
+                if found.get(n + 2).is_none() {
+                    self.confirm_footer(one, header, trailer)?;
+                }
                 last.after(trailer.end, trailer.last_time, one.id, trailer.kept_hash);
                 index.sealed.push(Arc::new(segment(one, header, trailer)));
             } else if let Some(next) = successor {
-                self.unsealed(one, header, next, &mut last, index)?;
+                let last_but_one = found.get(n + 2).is_none();
+                self.unsealed(one, header, next, last_but_one, &mut last, index)?;
             } else if follows {
                 // What follows can't be read: where this one ends is not known, it is walked to its end.
                 self.unsealed_to(one, header, None, false, &mut last, index)?;
@@ -235,17 +238,21 @@ impl Recovery<'_> {
         one: &OnDisk,
         header: &Header,
         next: &Header,
+        last_but_one: bool,
         last: &mut Last,
         index: &mut Index,
     ) -> Result<(), OpenError> {
-        let ours = next.flags & COPIED != 0 && next.prev_id != one.id && next.base == header.base;
+        let ours =
+            next.flags & AFTER_UNSEALED != 0 && next.prev_id != one.id && next.base == header.base;
         if ours {
             // log §10: all of it was copied; what is left of it is not needed.
             self.disk.remove(&file_name(one.id)).at("remove", &file_name(one.id))?;
             self.disk.sync_folder().at("sync the folder of", &file_name(one.id))?;
             return Ok(());
         }
-        let interrupted = next.flags & COPIED != 0 && next.prev_id == one.id;
+        // log §6: a segment begins only once the footer of the last but one is synced.
+        let interrupted =
+            last_but_one && next.flags & AFTER_UNSEALED != 0 && next.prev_id == one.id;
         self.unsealed_to(one, header, Some(next.base), interrupted, last, index)
     }
 
@@ -278,16 +285,27 @@ impl Recovery<'_> {
         Ok(())
     }
 
-    /// log §10: nothing proves that the footer of the last segment is on disk, only that its records are. It is written again.
-    fn seal_again(
-        &mut self,
+    /// log §10: nothing proves that this footer is on disk, only that the records are. What is seen of it is written again.
+    fn confirm_footer(
+        &self,
         one: &OnDisk,
         header: &Header,
-        end: u64,
-        last: &mut Last,
-        index: &mut Index,
+        trailer: &Trailer,
     ) -> Result<(), OpenError> {
-        self.unsealed_to(one, header, Some(end), true, last, index)
+        let name = file_name(one.id);
+        let sealed = segment(one, header, trailer);
+        if sealed.bad_section(&sealed.view(self.disk)?, trailer)?.is_some() {
+            // Damaged pages stay as they are: `rebuild` makes them anew.
+            return Ok(());
+        }
+        let mut window = Window::new(&*one.file.0, name.clone())?;
+        let mut at = pages_at(trailer.data_end);
+        while at < one.file_bytes {
+            let bytes = window.get(at, 1 << 20)?;
+            write_whole(&*one.file.0, at, bytes).at("write the footer of", &name)?;
+            at = at.saturating_add(1 << 20);
+        }
+        Ok(one.file.0.sync().at("sync", &name)?)
     }
 
     fn finish(

@@ -40,6 +40,8 @@ pub(crate) fn id_of(name: &str) -> Option<u64> {
 pub(crate) enum Lookup {
     /// By the pages of its footer.
     Footer(Trailer),
+    /// Its footer is being written: by what was in memory while it was open.
+    Memory { marks: Arc<Vec<Mark>>, entries: Arc<Vec<Entry>> },
     /// It has no footer that can be believed: by what a scan found.
     Scanned { marks: Arc<Vec<Mark>> },
 }
@@ -101,7 +103,11 @@ impl Segment {
                 file
             }
         };
-        Ok(View {
+        Ok(self.view_of(file))
+    }
+
+    fn view_of(&self, file: Arc<OpenFile>) -> View {
+        View {
             id: self.id,
             file,
             salt: self.salt,
@@ -110,7 +116,7 @@ impl Segment {
             data_end: self.data_end,
             jumps: self.flags & REWRITTEN != 0,
             sealed: true,
-        })
+        }
     }
 
     /// The last mark for which `before` holds, or the start of the data.
@@ -121,7 +127,7 @@ impl Segment {
     ) -> Result<Mark, DiskError> {
         let start = Mark { position: self.base, time_ms: 0, offset: first_offset() };
         let found = match &self.lookup {
-            Lookup::Scanned { marks } => last_where(marks, before),
+            Lookup::Scanned { marks } | Lookup::Memory { marks, .. } => last_where(marks, before),
             Lookup::Footer(trailer) => self.search(view, trailer, before)?.0,
         };
         Ok(found.unwrap_or(start))
@@ -131,7 +137,9 @@ impl Segment {
     pub(crate) fn mark_after(&self, view: &View, offset: u64) -> Result<Option<Mark>, DiskError> {
         let before = |mark: &Mark| u64::from(mark.offset) <= offset;
         match &self.lookup {
-            Lookup::Scanned { marks } => Ok(marks.get(marks.partition_point(before)).copied()),
+            Lookup::Scanned { marks } | Lookup::Memory { marks, .. } => {
+                Ok(marks.get(marks.partition_point(before)).copied())
+            }
             Lookup::Footer(trailer) => {
                 for number in 0..trailer.page_count(Section::Marks) {
                     let rows = self.rows::<Mark>(view, trailer, number)?.unwrap_or_default();
@@ -211,6 +219,11 @@ impl Segment {
     }
 }
 
+fn entry_in(entries: &[Entry], position: u64) -> Option<Entry> {
+    let n = entries.partition_point(|entry| entry.position < position);
+    entries.get(n).filter(|entry| entry.position == position).copied()
+}
+
 /// Where the first batch of a segment begins.
 pub(crate) fn first_offset() -> u32 {
     crate::format::narrow32(HEADER_PAGE)
@@ -236,12 +249,6 @@ pub(crate) struct Open {
 }
 
 impl Open {
-    /// What is known of the record of a stream at exactly this position.
-    pub(crate) fn entry(&self, position: u64) -> Option<Entry> {
-        let n = self.entries.partition_point(|entry| entry.position < position);
-        self.entries.get(n).filter(|entry| entry.position == position).copied()
-    }
-
     /// The open segment as a builder left it.
     pub(crate) fn of(build: &Builder, marks: Vec<Mark>, entries: Vec<Entry>) -> Self {
         Self {
@@ -327,6 +334,18 @@ impl Index {
             }
             Some(_) | None => self.find_sealed(position),
         }
+    }
+
+    /// What memory knows of the record of a stream at exactly this position: in the open segment, or in the one before while its
+    /// footer is being written.
+    pub(crate) fn entry(&self, position: u64) -> Option<(View, Entry)> {
+        if let Some(open) = self.open.as_ref().filter(|open| open.header.base <= position) {
+            return entry_in(&open.entries, position).map(|entry| (self.view(open), entry));
+        }
+        let segment = self.sealed.last()?;
+        let Lookup::Memory { entries, .. } = &segment.lookup else { return None };
+        let file = lock(&segment.file).upgrade()?;
+        entry_in(entries, position).map(|entry| (segment.view_of(file), entry))
     }
 
     /// The newest sealed segment before this base.

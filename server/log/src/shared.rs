@@ -12,14 +12,16 @@ use crate::health::{Damage, Health};
 use crate::mark::WatermarkFile;
 use crate::planted::Slips;
 use crate::queue::Queue;
+use crate::seal::Sealing;
 use crate::segment::Index;
+use crate::thread::Keeper;
 use crate::writer::Writer;
 use crate::{Durable, Options, State, lock};
 
 /// The file that holds back disk space.
 const RESERVE: &str = "reserve";
 
-/// One log's insides. Locks are taken one at a time, or in this order: writer, watermark, index, queue, health.
+/// One log's insides. Locks are taken one at a time, or in this order: writer, sealing, watermark, index, queue, health.
 #[derive(Debug)]
 pub(crate) struct Shared {
     pub(crate) disk: Arc<dyn Disk>,
@@ -32,6 +34,8 @@ pub(crate) struct Shared {
     /// `None` while damage waits for an operator.
     pub(crate) writer: Mutex<Option<Writer>>,
     pub(crate) accepted: Mutex<Accepted>,
+    pub(crate) sealing: Mutex<Option<Sealing>>,
+    pub(crate) keeper: Keeper,
     pub(crate) watermark: Mutex<WatermarkFile>,
     pub(crate) health: Mutex<Health>,
     pub(crate) counters: Counters,
@@ -91,6 +95,7 @@ impl Shared {
 
     /// What can be done later: the watermark, and a look at the room on the disk. `idle`: nothing was written for a while.
     pub(crate) fn tend(&self, idle: bool) {
+        self.tend_sealing();
         self.look_for_room();
         let written = self.counters.bytes.load(Ordering::Relaxed);
         let since = written.saturating_sub(self.marked_bytes.load(Ordering::Relaxed));

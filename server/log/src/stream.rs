@@ -207,15 +207,9 @@ impl StreamReader {
 
     /// The record at exactly this position, by a reader that starts there.
     fn at(&self, position: u64) -> Result<Result<Record, Gap>, ReadError> {
-        let known = {
-            let index = lock(&self.shared.index);
-            index.open.as_ref().and_then(|open| {
-                let entry = open.entry(position)?;
-                Some((index.view(open), u64::from(entry.offset)))
-            })
-        };
-        if let Some((view, offset)) = known
-            && let Some(record) = read_at(&view, offset, position)?
+        let known = lock(&self.shared.index).entry(position);
+        if let Some((view, entry)) = known
+            && let Some(record) = read_at(&view, u64::from(entry.offset), position)?
         {
             return Ok(Ok(record));
         }
@@ -242,6 +236,9 @@ impl StreamReader {
                     0
                 }
                 Place::Open(..) => self.back_in_memory(position, &mut stretches)?,
+                Place::Sealed(segment) if matches!(segment.lookup, Lookup::Memory { .. }) => {
+                    self.back_in_memory(position, &mut stretches)?
+                }
                 Place::Sealed(segment) => self.back_in(&segment, position, &mut stretches)?,
             };
         }
@@ -264,15 +261,13 @@ impl StreamReader {
         stretches.push(Stretch::Gap(Gap { range, kind }));
     }
 
-    /// Follows the links in the open segment's index; gives the position to go on from, 0 when that was all.
+    /// Follows the links of the indexes in memory; gives the position to go on from, 0 when that was all.
     fn back_in_memory(&self, from: u64, stretches: &mut Vec<Stretch>) -> Result<u64, ReadError> {
         let mut positions = VecDeque::new();
         let mut position = from;
         {
             let index = lock(&self.shared.index);
-            while let Some(open) = index.open.as_ref()
-                && let Some(entry) = open.entry(position)
-            {
+            while let Some((_, entry)) = index.entry(position) {
                 positions.push_front(position);
                 let enough = entry.version <= self.from_version || entry.stream != self.stream;
                 position = if enough { 0 } else { entry.prev };

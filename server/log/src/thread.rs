@@ -3,6 +3,7 @@
 //! The writer commits whenever something waits, with no timer before it. The keeper writes the watermark and looks whether a full
 //! disk has room again; it is never between an append and its acknowledgement.
 
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -13,34 +14,63 @@ use crate::shared::Shared;
 /// The keeper looks this often whether the log was idle, or has room again.
 const TICK: Duration = Duration::from_secs(1);
 
+/// Wakes the keeper before its time.
+#[derive(Debug, Default)]
+pub(crate) struct Keeper {
+    called: Mutex<Called>,
+    bell: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct Called {
+    work: bool,
+    stop: bool,
+}
+
+impl Keeper {
+    /// There is a footer to write.
+    pub(crate) fn wake(&self) {
+        lock(&self.called).work = true;
+        self.bell.notify_all();
+    }
+
+    fn stop(&self) {
+        lock(&self.called).stop = true;
+        self.bell.notify_all();
+    }
+
+    /// Waits for work or a tick: `None` when it is to stop, otherwise whether it was the tick.
+    fn wait(&self) -> Option<bool> {
+        let called = lock(&self.called);
+        let waiting = |called: &mut Called| !called.work && !called.stop;
+        let woken = self.bell.wait_timeout_while(called, TICK, waiting);
+        let (mut called, timeout) = woken.unwrap_or_else(PoisonError::into_inner);
+        called.work = false;
+        (!called.stop).then_some(timeout.timed_out())
+    }
+}
+
 /// The threads of one log.
 #[derive(Debug)]
 pub(crate) struct Threads {
-    stop: Arc<(Mutex<bool>, Condvar)>,
     handles: Vec<JoinHandle<()>>,
 }
 
 impl Threads {
     /// Starts both.
     pub(crate) fn start(shared: &Arc<Shared>) -> std::io::Result<Self> {
-        let stop = Arc::new((Mutex::new(false), Condvar::new()));
-        let writing = shared.clone();
-        let writer = std::thread::Builder::new()
-            .name("log-writer".to_owned())
-            .spawn(move || write(&writing))?;
-        let (keeping, stopped) = (shared.clone(), stop.clone());
-        let keeper = std::thread::Builder::new()
-            .name("log-keeper".to_owned())
-            .spawn(move || keep(&keeping, &stopped))?;
-        Ok(Self { stop, handles: vec![writer, keeper] })
+        let spawn = |name: &str, work: fn(&Shared)| {
+            let shared = shared.clone();
+            std::thread::Builder::new().name(name.to_owned()).spawn(move || work(&shared))
+        };
+        Ok(Self { handles: vec![spawn("log-writer", write)?, spawn("log-keeper", keep)?] })
     }
 
     /// Lets the writer finish what waits and ends both.
     pub(crate) fn stop(self, shared: &Shared) {
         lock(&shared.queue).closed = true;
         shared.wake.notify_all();
-        *lock(&self.stop.0) = true;
-        self.stop.1.notify_all();
+        shared.keeper.stop();
         for handle in self.handles {
             // A thread that panicked has nothing more to finish.
             drop(handle.join());
@@ -70,16 +100,16 @@ fn write(shared: &Shared) {
     }
 }
 
-/// Tends the log every second, and whenever much was written.
-fn keep(shared: &Shared, stop: &(Mutex<bool>, Condvar)) {
+/// Tends the log every second, and writes a footer when one waits.
+fn keep(shared: &Shared) {
     let mut seen = 0;
-    let mut stopped = lock(&stop.0);
-    while !*stopped {
-        stopped = stop.1.wait_timeout(stopped, TICK).unwrap_or_else(PoisonError::into_inner).0;
-        drop(stopped);
-        let commits = shared.counters.commits.load(std::sync::atomic::Ordering::Relaxed);
+    while let Some(tick) = shared.keeper.wait() {
+        if !tick {
+            shared.tend_sealing();
+            continue;
+        }
+        let commits = shared.counters.commits.load(Ordering::Relaxed);
         shared.tend(commits == seen);
         seen = commits;
-        stopped = lock(&stop.0);
     }
 }

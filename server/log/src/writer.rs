@@ -5,14 +5,14 @@
 
 use std::sync::Arc;
 
-use crate::build::{Added, Builder, MakeError, Seal};
+use crate::build::{Added, Builder, MakeError};
 use crate::disk::{Disk, DiskFile, is_full};
 use crate::error::{At, DiskError};
-use crate::format::header::Header;
-use crate::format::{crc, wide};
+use crate::format::header::{AFTER_UNSEALED, Header};
+use crate::format::wide;
 use crate::limits::{INDEX_ENTRIES_MAX, PREFILL_BYTES, PREFILL_LOW, SEGMENT_BYTES_MAX};
 use crate::queue::Pending;
-use crate::segment::{Lookup, Open, Recent, Segment};
+use crate::segment::Recent;
 use crate::shared::Shared;
 use crate::{State, lock};
 
@@ -20,18 +20,14 @@ use crate::{State, lock};
 #[derive(Debug)]
 pub(crate) struct Writer {
     pub(crate) build: Builder,
-    /// The footer is written and synced; the next segment is not there yet.
-    pub(crate) sealed: bool,
     /// Zero-filled and synced up to here.
     pub(crate) filled: u64,
     /// Room for `append_reserved` alone.
     pub(crate) reserve: Option<Arc<dyn DiskFile>>,
-    /// A batch was written since the last [`Writer::tend_idle`].
-    pub(crate) busy: bool,
 }
 
 /// Why a batch was not stored.
-enum Refused {
+pub(crate) enum Refused {
     /// No room: cut back and take less.
     Full(DiskError),
     /// Nobody knows what the disk has.
@@ -50,13 +46,12 @@ impl From<MakeError> for Refused {
 impl Writer {
     pub(crate) fn new(build: Builder, reserve: Option<Arc<dyn DiskFile>>) -> Self {
         let filled = build.offset;
-        Self { build, sealed: false, filled, reserve, busy: false }
+        Self { build, filled, reserve }
     }
 
     /// One group commit. Says whether there was anything to write.
     pub(crate) fn pump(&mut self, shared: &Shared) -> bool {
         let Some(mut batch) = lock(&shared.queue).take() else { return false };
-        self.busy = true;
         match self.commit(shared, &mut batch) {
             Ok(()) => {}
             Err(Refused::Full(error)) => self.cut_back(shared, &error),
@@ -94,14 +89,11 @@ impl Writer {
 
     /// Goes to the next segment when this one is full.
     fn make_room(&mut self, shared: &Shared, batch: &mut Pending) -> Result<(), Refused> {
-        if !self.sealed && !self.wants_roll(shared, batch) {
-            return Ok(());
-        }
-        let full = lock(&shared.queue).state == State::Full;
-        let must = self.sealed
-            || self.build.offset.saturating_add(wide(batch.padded())) > SEGMENT_BYTES_MAX;
-        if full && !must {
-            // With the disk full the reserve is for records, not for footers: the segment grows a little past its size.
+        let after = self.build.offset.saturating_add(wide(batch.padded()));
+        let must = after > SEGMENT_BYTES_MAX;
+        // With the disk full the reserve is for records, not for segments: this one grows a little past its size.
+        let may = must || lock(&shared.queue).state != State::Full;
+        if self.build.records == 0 || !may || !(must || self.is_full(shared)) {
             return Ok(());
         }
         self.roll(shared)?;
@@ -109,52 +101,30 @@ impl Writer {
         Ok(())
     }
 
-    fn wants_roll(&self, shared: &Shared, batch: &Pending) -> bool {
+    fn is_full(&self, shared: &Shared) -> bool {
         let entries = lock(&shared.index).open.as_ref().map_or(0, |open| open.entries.len());
-        let after = self.build.offset.saturating_add(wide(batch.padded()));
-        self.build.records > 0
-            && (self.build.offset >= shared.options.segment_bytes
-                || after > SEGMENT_BYTES_MAX
-                || entries >= INDEX_ENTRIES_MAX)
+        self.build.offset >= shared.options.segment_bytes || entries >= INDEX_ENTRIES_MAX
     }
 
-    /// Seals this segment and begins the next.
+    /// Begins the next segment. This one's footer is written later, off the path of acknowledgements; everything in it is
+    /// synced, and the next segment names its hash (log §6).
     fn roll(&mut self, shared: &Shared) -> Result<(), Refused> {
-        if !self.sealed {
-            self.seal(shared)?;
-        }
+        // At most one segment lacks its footer.
+        shared.finish_sealing()?;
+        let random = shared.disk.random().at("take random bytes for", "a segment");
         let header = Header {
-            flags: 0,
+            flags: AFTER_UNSEALED,
             id: self.build.header.id.saturating_add(1),
             base: self.build.end,
             time_floor: self.build.last_time,
-            salt: shared
-                .disk
-                .random()
-                .at("take random bytes for", "a segment")
-                .map_err(MakeError::Disk)?,
+            salt: random.map_err(MakeError::Disk)?,
             prev_id: self.build.header.id,
             prev_hash: self.build.digest(),
         };
-        self.build = begin_segment(shared, header)?;
-        (self.sealed, self.filled) = (false, self.build.offset);
-        Ok(())
-    }
-
-    fn seal(&mut self, shared: &Shared) -> Result<(), Refused> {
-        // log §6: the footer comes after all it covers is synced, and every batch was.
-        let (marks, entries, file) = match lock(&shared.index).open.as_ref() {
-            Some(open) => (open.marks.clone(), open.entries.clone(), open.file.clone()),
-            None => return Ok(()),
-        };
-        let (name, end) = (self.build.name(), self.build.end);
-        let seal = Seal { name, end, marks: &marks, entries: &entries, gaps: &[], kept_hash: None };
-        let trailer = self.build.seal(seal)?;
-        let segment = Segment::footed(&self.build, trailer, &file);
-        let mut index = lock(&shared.index);
-        index.open = None;
-        index.sealed.push(Arc::new(segment));
-        self.sealed = true;
+        let next = begin_segment(shared, header)?;
+        let old = std::mem::replace(&mut self.build, next);
+        self.filled = self.build.offset;
+        shared.turn_to(&self.build, old);
         Ok(())
     }
 
@@ -207,12 +177,8 @@ impl Writer {
         lock(&shared.queue).cut_back(State::Full);
         self.release_reserve();
         let name = self.build.name();
-        let cut = if self.sealed {
-            Ok(())
-        } else {
-            let file = self.build.disk_file();
-            file.truncate(self.build.offset).and_then(|()| file.sync()).at("cut back", &name)
-        };
+        let file = self.build.disk_file();
+        let cut = file.truncate(self.build.offset).and_then(|()| file.sync()).at("cut back", &name);
         self.filled = self.build.offset;
         shared.health_note(|health| health.full = Some(error.to_string()));
         match cut {
@@ -233,7 +199,7 @@ impl Writer {
         let ahead = self.filled.saturating_sub(self.build.offset);
         let room = shared.options.segment_bytes.saturating_add(PREFILL_BYTES) > self.filled;
         let running = lock(&shared.queue).state == State::Running;
-        if !shared.options.prefill || self.sealed || !room || !running || ahead >= PREFILL_LOW {
+        if !shared.options.prefill || !room || !running || ahead >= PREFILL_LOW {
             return;
         }
         let zeros = vec![0_u8; crate::format::narrow(PREFILL_BYTES)];
@@ -252,7 +218,7 @@ impl Writer {
     }
 }
 
-/// Makes the file of a new segment durable, name and all, and shows it to readers (log §3).
+/// Makes the file of a new segment durable, name and all (log §3).
 fn begin_segment(shared: &Shared, header: Header) -> Result<Builder, Refused> {
     let name = crate::segment::file_name(header.id);
     let tmp = format!("{name}.tmp");
@@ -261,11 +227,7 @@ fn begin_segment(shared: &Shared, header: Header) -> Result<Builder, Refused> {
         // What is left of it is removed by the next start too.
         drop(shared.disk.remove(&tmp));
     }
-    let build = made?;
-    let open = Open::of(&build, Vec::new(), Vec::new());
-    lock(&shared.index).open = Some(open);
-    lock(&shared.queue).seed = build.seed;
-    Ok(build)
+    Ok(made?)
 }
 
 fn make_segment(
@@ -291,30 +253,5 @@ pub(crate) fn discard(disk: &dyn Disk, tmp: &str) -> Result<(), MakeError> {
             Err(error).at("remove", tmp).map_err(MakeError::Disk)
         }
         Ok(()) | Err(_) => Ok(()),
-    }
-}
-
-impl Segment {
-    /// What was just sealed.
-    pub(crate) fn footed(
-        build: &Builder,
-        trailer: crate::format::footer::Trailer,
-        file: &Arc<crate::segment::OpenFile>,
-    ) -> Self {
-        Self {
-            id: build.header.id,
-            base: trailer.base,
-            end: trailer.end,
-            data_end: trailer.data_end,
-            first_time: trailer.first_time,
-            last_time: trailer.last_time,
-            salt: build.header.salt,
-            seed: crc(&[&build.header.salt]),
-            flags: build.header.flags,
-            file_bytes: trailer.file_bytes(),
-            lookup: Lookup::Footer(trailer),
-            lost: false,
-            file: std::sync::Mutex::new(Arc::downgrade(file)),
-        }
     }
 }

@@ -9,8 +9,8 @@ pub(crate) const FORMAT: u32 = 1;
 const COPY_BYTES: usize = 256;
 const SECOND_COPY: usize = 2048;
 
-/// The segment before this one may lack its footer: this one was made by recovery, which seals the other afterwards.
-pub(crate) const COPIED: u32 = 1;
+/// The segment before this one may lack its footer: it is written once this one is there.
+pub(crate) const AFTER_UNSEALED: u32 = 1;
 /// Positions may jump: records nobody wanted were left out.
 pub(crate) const REWRITTEN: u32 = 2;
 

@@ -8,7 +8,7 @@ use crate::copy::{Copied, Source, copy};
 use crate::disk::write_whole;
 use crate::error::{At, DiskError, OpenError};
 use crate::format::footer::{GapRow, Trailer};
-use crate::format::header::{COPIED, Header};
+use crate::format::header::{AFTER_UNSEALED, Header};
 use crate::format::{Hash, crc, narrow, wide};
 use crate::limits::TORN_KEPT;
 use crate::mark::WatermarkFile;
@@ -91,7 +91,7 @@ impl Recovery<'_> {
         let empty = proven == header.base && kept.holes.is_empty();
         let hash = if empty { header.prev_hash } else { *kept.hash.finalize().as_bytes() };
         let prev_id = if empty { header.prev_id } else { header.id };
-        let next = self.next_header(header.id, proven, kept.last_time, COPIED, hash)?;
+        let next = self.next_header(header.id, proven, kept.last_time, AFTER_UNSEALED, hash)?;
         let next = Header { prev_id, ..next };
         let mut source = Source {
             window: Window::new(&*file.0, name.clone())?,

@@ -30,7 +30,7 @@ use crate::{
     frame::{self, Frame},
     id::{LaneId, Number, RouteId, Run},
     limits,
-    message::{Auth, DecodeError, Hello, Message, Proof, Sender, hello},
+    message::{Auth, DecodeError, Event, Hello, Message, Proof, Sender, hello, kind},
     time::{Instant, Millis},
 };
 
@@ -323,6 +323,13 @@ impl Session {
     }
 
     fn take<'b>(&mut self, now: Instant, frame: &Frame<'b>) -> Option<Input<'b>> {
+        // Events are nearly all there is: they do not go through what tells the kinds apart.
+        if frame.tag.kind() == kind::EVENT && !frame.tag.skippable() && self.state == State::Open {
+            return match Event::decode(frame.tag.extras(), frame.header, frame.payload) {
+                Ok(event) => self.one_event(event, frame.payload_crc),
+                Err(DecodeError { code, what }) => Some(self.fail(code, what)),
+            };
+        }
         match Message::decode(frame, Sender::Client) {
             Ok(message) => self.message(now, message, frame.payload_crc),
             Err(DecodeError { code, what }) => Some(self.fail(code, what)),

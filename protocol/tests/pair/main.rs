@@ -4,6 +4,7 @@
 #![allow(
     unreachable_pub,
     clippy::unwrap_used,
+    clippy::wildcard_enum_match_arm,
     clippy::indexing_slicing,
     clippy::panic,
     missing_docs,

@@ -87,6 +87,13 @@ impl Session {
         }
     }
 
+    pub(super) fn one_event<'b>(&mut self, event: Event<'b>, crc: u32) -> Option<Input<'b>> {
+        match self.event(Message::Event(event), Frame::of_event(&event), crc) {
+            Ok(input) => input,
+            Err((code, what)) => Some(self.fail(code, what)),
+        }
+    }
+
     /// Everything that costs no credit costs a token: spec §6.5.
     fn cheap<'b>(&mut self, now: Instant, message: Message<'b>) -> Taken<'b> {
         if !self.cheap.spend(now, 1) {

@@ -11,7 +11,10 @@ use crate::{
 };
 
 /// What came from the worker.
-#[expect(clippy::large_enum_variant, reason = "it is borrowed from the read buffer and taken apart at once")]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "it is borrowed from the read buffer and taken apart at once"
+)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum EdgeInput<'b> {
     /// The worker answered: sessions may be attached. Compare its name with its certificate's.

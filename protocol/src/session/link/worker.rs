@@ -10,7 +10,10 @@ use crate::{
 };
 
 /// What came from the edge.
-#[expect(clippy::large_enum_variant, reason = "it is borrowed from the read buffer and taken apart at once")]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "it is borrowed from the read buffer and taken apart at once"
+)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum WorkerInput<'b> {
     /// The edge is here. Compare its name with its certificate's.

@@ -194,6 +194,16 @@ fn declared(source: &str, name: &str) -> (Vec<String>, usize) {
     (names, required)
 }
 
+/// Fields and the limits they name, in a source: `field: type [limits::NAME]`.
+fn limited(source: &str) -> Vec<(String, String)> {
+    let of = |line: &str| {
+        let (field, rest) = line.trim().split_once(": ")?;
+        let (_, limit) = rest.split_once("[limits::")?;
+        Some((field.to_owned(), limit.split(']').next()?.to_owned()))
+    };
+    source.lines().filter_map(of).collect()
+}
+
 #[test]
 fn every_message_has_the_fields_of_its_table() {
     let spec = spec();
@@ -229,6 +239,19 @@ fn every_message_has_the_fields_of_its_table() {
         let source = std::fs::read_to_string(source).unwrap();
         let tables = tables(&spec, number);
         assert_eq!(tables.len(), structs.len(), "§{number}");
+        for (field, limit) in limited(&source) {
+            let value = limits::TABLE.iter().find(|known| known.name == limit).unwrap().value;
+            let heading = format!("### {number} ");
+            let section =
+                spec.split("\n### ").find(|it| format!("### {it}").starts_with(&heading)).unwrap();
+            let mut lines =
+                section.lines().filter(|line| line.starts_with(&format!("| `{field}` |")));
+            let enums = ["proof", "target", "source"].contains(&field.as_str());
+            assert!(
+                enums || lines.all(|line| line.contains(&format!("≤ {value} |"))),
+                "§{number} {field}"
+            );
+        }
         for (table, name) in tables.iter().zip(structs) {
             assert_eq!(*table, declared(&source, name).0, "§{number} {name}");
         }

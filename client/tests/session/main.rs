@@ -1,0 +1,289 @@
+//! The client against a server that cuts, forgets and refuses: what was acknowledged is stored once, in order, and
+//! everyone who waits hears.
+
+#![allow(
+    unreachable_pub,
+    missing_docs,
+    clippy::unwrap_used,
+    clippy::wildcard_enum_match_arm,
+    clippy::indexing_slicing,
+    clippy::panic,
+    clippy::cast_possible_truncation,
+    reason = "a test may fail"
+)]
+
+mod server;
+
+use std::sync::atomic::Ordering;
+
+use server::{KEY, PATIENCE, Server};
+use spile_client::{Client, Durability, Error, Event, Expect, From, Interest, Kind};
+use spile_protocol::code::{Class, Code};
+use spile_protocol::id::Version;
+use tokio::time::timeout;
+
+async fn patient<T>(work: impl Future<Output = T>) -> T {
+    timeout(PATIENCE, work).await.unwrap()
+}
+
+async fn connected(server: &Server) -> Client {
+    patient(server.client().connect()).await.unwrap()
+}
+
+fn refused(error: &Error) -> Code {
+    match error {
+        Error::Refused(refusal) => refusal.code,
+        other => panic!("{other}"),
+    }
+}
+
+fn numbered(count: usize) -> impl Iterator<Item = Event> {
+    (0..count).map(|n| Event::new("t/n", n.to_string()).key("k"))
+}
+
+#[tokio::test]
+async fn a_published_event_is_stored_before_its_receipt_and_the_receipt_names_its_place() {
+    let server = Server::start().await;
+    let client = connected(&server).await;
+    for n in 1..=3_u64 {
+        let receipt = patient(client.publish(Event::new("t/a", "21.5"))).await.unwrap();
+        assert_eq!(
+            (&*receipt.key, receipt.number.0, receipt.version),
+            ("tester", n, Some(Version(n)))
+        );
+        assert_eq!(receipt.position.unwrap().to_string(), format!("w:{n}"));
+        assert_eq!(receipt.durability, Durability::Stored);
+        assert_eq!(server.world.log().len(), n as usize);
+    }
+    patient(client.close()).await;
+    assert!(client.is_closed());
+}
+
+#[tokio::test]
+async fn a_flood_goes_in_batches_and_its_receipts_come_in_order() {
+    let server = Server::start().await;
+    let client = connected(&server).await;
+    let mut all = client.publish_all(numbered(10_000));
+    let mut next = 0;
+    while let Some(receipt) = patient(all.next()).await {
+        next += 1;
+        assert_eq!(receipt.unwrap().number.0, next);
+    }
+    assert_eq!(next, 10_000);
+    let log = server.world.log();
+    assert!(log.iter().enumerate().all(|(n, event)| event.payload == n.to_string().as_bytes()));
+    let batches = server.world.batches.load(Ordering::Relaxed);
+    assert!((1..2_000).contains(&batches), "{batches}");
+}
+
+#[tokio::test]
+async fn what_was_stored_and_not_acknowledged_when_the_connection_broke_is_not_stored_again() {
+    let server = Server::start().await;
+    let client = connected(&server).await;
+    server.world.silent.store(true, Ordering::Relaxed);
+    let mut all = client.publish_all(numbered(500));
+    // The first receipt is asked for, so that everything is sent; it can only come on another connection.
+    let first = tokio::select! {
+        first = all.next() => first,
+        () = async {
+            patient(server.world.stored(500)).await;
+            server.world.silent.store(false, Ordering::Relaxed);
+            server.world.cut();
+            std::future::pending::<()>().await;
+        } => None,
+    };
+    assert_eq!(first.unwrap().unwrap().number.0, 1);
+    let mut told = 1;
+    while let Some(receipt) = patient(all.next()).await {
+        told += 1;
+        let receipt = receipt.unwrap();
+        assert_eq!((receipt.number.0, receipt.version), (told, Some(Version(told))));
+        assert!(!receipt.maybe_twice);
+    }
+    assert_eq!((told, server.world.log().len()), (500, 500));
+    assert_eq!(server.world.connections.load(Ordering::Relaxed), 2);
+}
+
+#[tokio::test]
+async fn cut_again_and_again_every_event_is_stored_once_and_in_order_and_received_once() {
+    let server = Server::start().await;
+    let client = connected(&server).await;
+    let mut events =
+        patient(client.subscribe(Interest::filter("t/#").from(From::Start).window(64, 1 << 20)))
+            .await
+            .unwrap();
+    let reader = async {
+        for n in 0..5_000_u64 {
+            let event = patient(events.next()).await.unwrap().unwrap();
+            assert_eq!(event.position.number.0, n + 1);
+            assert_eq!(event.payload, n.to_string().as_bytes());
+        }
+    };
+    let writer = async {
+        let mut all = client.publish_all(numbered(5_000));
+        let mut told = 0_usize;
+        while let Some(receipt) = patient(all.next()).await {
+            assert_eq!(receipt.unwrap().number.0, told as u64 + 1);
+            told += 1;
+            if told % 500 == 250 {
+                server.world.cut();
+            }
+        }
+        told
+    };
+    let (told, ()) = tokio::join!(writer, reader);
+    assert_eq!((told, server.world.log().len()), (5_000, 5_000));
+    assert!(server.world.connections.load(Ordering::Relaxed) > 5);
+}
+
+#[tokio::test]
+async fn a_run_the_server_has_forgotten_is_replaced_and_what_was_in_flight_may_come_twice() {
+    let server = Server::start().await;
+    let client = connected(&server).await;
+    patient(client.publish(Event::new("t/a", "1"))).await.unwrap();
+    server.world.silent.store(true, Ordering::Relaxed);
+    let pending = patient(client.send(Event::new("t/a", "2"))).await;
+    patient(server.world.stored(2)).await;
+    server.world.forget_runs();
+    server.world.silent.store(false, Ordering::Relaxed);
+    server.world.cut();
+    let receipt = patient(pending).await.unwrap();
+    assert!(receipt.maybe_twice);
+    let after = patient(client.publish(Event::new("t/a", "3"))).await.unwrap();
+    assert!(!after.maybe_twice);
+    let payloads: Vec<_> = server.world.log().into_iter().map(|event| event.payload).collect();
+    assert_eq!(payloads, [b"1", b"2", b"2", b"3"]);
+}
+
+#[tokio::test]
+async fn a_stale_expected_version_is_refused_with_the_streams_and_later_events_go_on() {
+    let server = Server::start().await;
+    let client = connected(&server).await;
+    let event = || Event::new("t/a", "x").key("k");
+    patient(client.publish(event().expect(Expect::Version(Version(0))))).await.unwrap();
+    let error =
+        patient(client.publish(event().expect(Expect::Version(Version(0))))).await.unwrap_err();
+    assert_eq!(refused(&error), Code::STALE_VERSION);
+    assert_eq!(error.retry_after(), None);
+    assert!(error.to_string().contains("at version 1"), "{error}");
+    let receipt =
+        patient(client.publish(event().expect(Expect::Version(Version(1))))).await.unwrap();
+    assert_eq!((receipt.number.0, receipt.version), (3, Some(Version(2))));
+}
+
+#[tokio::test]
+async fn a_key_that_is_not_ours_is_refused_and_other_keys_go_on() {
+    let server = Server::start().await;
+    let client = connected(&server).await;
+    for _ in 0..2 {
+        let error =
+            patient(client.publish(Event::new("t/a", "x").key("forbidden"))).await.unwrap_err();
+        assert_eq!((refused(&error), error.class()), (Code::FORBIDDEN, Class::YourRight));
+    }
+    patient(client.publish(Event::new("t/a", "x").key("mine"))).await.unwrap();
+    patient(client.close()).await;
+}
+
+#[tokio::test]
+async fn a_wrong_key_and_a_server_that_is_not_there_are_told_apart_at_once() {
+    let mut server = Server::start().await;
+    let error = patient(server.client().device_key("tester", [8; 32]).connect()).await.unwrap_err();
+    assert_eq!(refused(&error), Code::UNAUTHENTICATED);
+    let client = connected(&server).await;
+    server.stop();
+    let error = patient(server.client().connect()).await.unwrap_err();
+    assert!(matches!(error, Error::Unreachable { .. }), "{error}");
+    drop(client);
+    let _: [u8; 32] = KEY;
+}
+
+#[tokio::test]
+async fn without_reconnecting_everyone_who_waits_hears_that_it_is_over() {
+    let server = Server::start().await;
+    let client = patient(server.client().reconnect(false).connect()).await.unwrap();
+    server.world.silent.store(true, Ordering::Relaxed);
+    let mut events = patient(client.subscribe_to("#", From::End)).await.unwrap();
+    let pending = patient(client.send(Event::new("t/a", "1"))).await;
+    patient(server.world.stored(1)).await;
+    server.world.cut();
+    assert!(matches!(patient(pending).await, Err(Error::Unreachable { .. })));
+    while let Some(event) = patient(events.next()).await {
+        if let Err(error) = event {
+            assert!(matches!(error, Error::Unreachable { .. }), "{error}");
+        }
+    }
+    assert!(client.is_closed());
+    assert!(patient(client.publish(Event::new("t/a", "2"))).await.is_err());
+}
+
+#[tokio::test]
+async fn a_stream_that_is_not_live_ends_with_its_last_event() {
+    let server = Server::start().await;
+    let client = connected(&server).await;
+    for n in 0..5 {
+        patient(client.publish(Event::new("t/a", n.to_string()).key(["a", "b"][n % 2])))
+            .await
+            .unwrap();
+    }
+    let mut stream =
+        patient(client.subscribe(Interest::stream("a", Version(2)).live(false))).await.unwrap();
+    let mut versions = Vec::new();
+    while let Some(event) = patient(stream.next()).await {
+        let event = event.unwrap();
+        versions.push((event.version.0, event.payload));
+    }
+    assert_eq!(versions, [(2, "2".into()), (3, "4".into())]);
+}
+
+#[tokio::test]
+async fn more_keys_than_lanes_take_turns_and_their_numbers_go_on() {
+    let server = Server::start().await;
+    let client = connected(&server).await;
+    for round in 1..=2_u64 {
+        for key in 0..400 {
+            let event = Event::new("t/a", "x").key(format!("key-{key}"));
+            let receipt = patient(client.publish(event)).await.unwrap();
+            assert_eq!((receipt.number.0, receipt.version), (round, Some(Version(round))), "{key}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_producer_counts_what_became_of_its_events() {
+    let server = Server::start().await;
+    let client = connected(&server).await;
+    let mut producer = client.producer(Some("k"), "t/n", Kind::default()).unwrap();
+    let (mut sent, mut stored) = (0, 0);
+    while sent < 5_000 || producer.in_flight() > 0 {
+        sent += patient(producer.fill(b"payload", 5_000 - sent)).await.unwrap();
+        stored += patient(producer.outcomes()).await.unwrap().stored;
+    }
+    assert_eq!((sent, stored, server.world.log().len()), (5_000, 5_000, 5_000));
+}
+
+#[tokio::test]
+async fn a_call_is_answered_or_refused() {
+    let server = Server::start().await;
+    let client = connected(&server).await;
+    let reply = patient(client.call("$echo", "say", "hello", PATIENCE)).await.unwrap();
+    assert_eq!(reply.payload, "hello");
+    let error = patient(client.call("$nobody", "say", "hello", PATIENCE)).await.unwrap_err();
+    assert_eq!(refused(&error), Code::NOT_FOUND);
+}
+
+#[tokio::test]
+async fn names_that_are_none_are_told_before_anything_is_sent() {
+    let server = Server::start().await;
+    let client = connected(&server).await;
+    for event in [Event::new("a//b", "x"), Event::new("a/#", "x"), Event::new("a", "x").key("")] {
+        assert!(matches!(patient(client.publish(event)).await, Err(Error::Setup { .. })));
+    }
+    assert!(matches!(
+        patient(client.subscribe_to("a/#/b", From::End)).await,
+        Err(Error::Setup { .. })
+    ));
+    let long = vec![0_u8; 300 * 1024];
+    let error = patient(client.publish(Event::new("a", long))).await.unwrap_err();
+    assert_eq!(refused(&error), Code::TOO_LARGE);
+    assert!(server.world.log().is_empty());
+}

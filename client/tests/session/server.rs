@@ -1,0 +1,493 @@
+//! A small server for these tests: an edge's session over plain TCP, and a worker's decisions in memory. Its log survives
+//! its connections; it cuts them, holds its acks back, and forgets runs when it is told to.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use spile_protocol::code::Code;
+use spile_protocol::crc;
+use spile_protocol::id::{LaneId, Number, Position, RouteId, Run, Version};
+use spile_protocol::message::{
+    Ack, Auth, Body, Credit, Deliver, Durability, End, Expect, Extras, Fault, From, LaneAnswer,
+    Lengths, List, Message, Outcome, Proof, Receipt, Reply, Scope, Source, Subscribe,
+};
+use spile_protocol::session::Amount;
+use spile_protocol::session::edge::{Admission, Config, Input, Session, Told};
+use spile_protocol::session::key::{self, Binding, Signed};
+use spile_protocol::session::producer::{Decision, decide};
+use spile_protocol::time::{Instant, Millis};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Notify;
+use tokio::task::JoinSet;
+
+pub const DEVICE: &str = "tester";
+pub const KEY: [u8; 32] = [7; 32];
+
+/// One stored event. Its position is its place in the log, from 1.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Stored {
+    pub key: String,
+    pub topic: String,
+    pub version: u64,
+    pub payload: Vec<u8>,
+}
+
+/// What one (run, key) has come to.
+#[derive(Default)]
+struct Lane {
+    last: u64,
+    receipts: Vec<Receipt>,
+}
+
+#[derive(Default)]
+pub struct World {
+    log: Mutex<Vec<Stored>>,
+    lanes: Mutex<HashMap<(Run, String), Lane>>,
+    changed: Notify,
+    /// Ends every connection that began before so many cuts.
+    cuts: AtomicU64,
+    cut: Notify,
+    /// Takes events, and does not say so.
+    pub silent: AtomicBool,
+    pub connections: AtomicU64,
+    pub batches: AtomicU64,
+}
+
+pub struct Server {
+    pub world: Arc<World>,
+    pub url: String,
+    tasks: JoinSet<()>,
+}
+
+impl World {
+    pub fn log(&self) -> Vec<Stored> {
+        self.log.lock().unwrap().clone()
+    }
+
+    /// Cuts every connection that is there.
+    pub fn cut(&self) {
+        self.cuts.fetch_add(1, Ordering::Relaxed);
+        self.cut.notify_waiters();
+    }
+
+    pub fn forget_runs(&self) {
+        self.lanes.lock().unwrap().clear();
+    }
+
+    /// Waits until so many events are stored.
+    pub async fn stored(&self, count: usize) {
+        loop {
+            let changed = self.changed.notified();
+            if self.log.lock().unwrap().len() >= count {
+                return;
+            }
+            changed.await;
+        }
+    }
+
+    fn version(&self, key: &str) -> u64 {
+        self.log
+            .lock()
+            .unwrap()
+            .iter()
+            .filter(|event| event.key == key)
+            .map(|event| event.version)
+            .max()
+            .unwrap_or(0)
+    }
+
+    fn store(&self, key: &str, topic: &str, payload: &[u8]) -> (u64, u64) {
+        let version = self.version(key) + 1;
+        let mut log = self.log.lock().unwrap();
+        log.push(Stored {
+            key: key.to_owned(),
+            topic: topic.to_owned(),
+            version,
+            payload: payload.to_vec(),
+        });
+        (version, log.len() as u64)
+    }
+}
+
+impl Server {
+    pub async fn start() -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("spile+insecure://{}", listener.local_addr().unwrap());
+        let world = Arc::<World>::default();
+        let mut tasks = JoinSet::new();
+        let shared = Arc::clone(&world);
+        tasks.spawn(async move {
+            let mut sessions = JoinSet::new();
+            loop {
+                let (tcp, _) = listener.accept().await.unwrap();
+                sessions.spawn(Connection::new(Arc::clone(&shared)).serve(tcp));
+            }
+        });
+        Self { world, url, tasks }
+    }
+
+    pub fn client(&self) -> spile_client::Builder {
+        spile_client::Client::builder().url(&self.url).device_key(DEVICE, KEY)
+    }
+
+    pub fn stop(&mut self) {
+        self.tasks.abort_all();
+        self.world.cut();
+    }
+}
+
+/// A subscription and how far it is.
+struct Following {
+    id: spile_protocol::id::SubscriptionId,
+    filter: Option<String>,
+    key: Option<String>,
+    next: usize,
+    live: bool,
+}
+
+struct Connection {
+    world: Arc<World>,
+    session: Session,
+    lanes: HashMap<LaneId, String>,
+    routes: HashMap<RouteId, (LaneId, String)>,
+    following: Vec<Following>,
+    out: Vec<u8>,
+    begun: tokio::time::Instant,
+}
+
+impl Connection {
+    fn new(world: Arc<World>) -> Self {
+        world.connections.fetch_add(1, Ordering::Relaxed);
+        let credit = Amount { events: 100, bytes: 1 << 20 };
+        let config = Config { nonce: Some([3; 16]), credit, ..Config::default() };
+        Self {
+            session: Session::new(Instant(0), config),
+            lanes: HashMap::new(),
+            routes: HashMap::new(),
+            following: Vec::new(),
+            out: Vec::new(),
+            begun: now(),
+            world,
+        }
+    }
+
+    fn now(&self) -> Instant {
+        Instant(u64::try_from(self.begun.elapsed().as_micros()).unwrap())
+    }
+
+    async fn serve(mut self, mut tcp: TcpStream) {
+        let world = Arc::clone(&self.world);
+        let cuts = world.cuts.load(Ordering::Relaxed);
+        let (mut bytes, mut buffer) = (Vec::new(), vec![0; 64 * 1024]);
+        loop {
+            let cut = world.cut.notified();
+            if world.cuts.load(Ordering::Relaxed) != cuts {
+                return;
+            }
+            let changed = world.changed.notified();
+            self.follow();
+            self.session.poll_transmit(self.now(), &mut self.out);
+            if tcp.write_all(&self.out).await.is_err() || self.session.is_closed() {
+                return;
+            }
+            self.out.clear();
+            tokio::select! {
+                () = cut => return,
+                () = changed => {}
+                read = tcp.read(&mut buffer) => match read {
+                    Ok(count) if count > 0 => bytes.extend_from_slice(&buffer[..count]),
+                    _ => return,
+                }
+            }
+            let mut rest = bytes.as_slice();
+            let now = self.now();
+            while let Some(input) = self.session.handle_input(now, &mut rest) {
+                self.happened(input);
+            }
+            let used = bytes.len() - rest.len();
+            bytes.drain(..used);
+        }
+    }
+
+    fn happened(&mut self, input: Input<'_>) {
+        match input {
+            Input::Authenticate(auth) => self.authenticate(auth),
+            Input::Upstream { lane, first, message, .. } => self.upstream(lane, first, &message),
+            Input::Leaving(_) | Input::Closed(_) => {}
+            Input::Void { .. } => panic!("nothing is refused by this edge: {input:?}"),
+        }
+    }
+
+    fn authenticate(&mut self, auth: Auth<'_>) {
+        let Proof::DeviceKey { tenant, device, nonce, proof } = auth.proof else {
+            panic!("{auth:?}")
+        };
+        let binding = Binding::Nonces { client: nonce, server: [3; 16] };
+        let signed = Signed { tenant, device, binding };
+        match key::verify(&key::hash(&KEY), &proof, &signed) {
+            Some(proof) => {
+                let admission = Admission {
+                    tenant: tenant.to_owned(),
+                    principal: device.to_owned(),
+                    proof: Some(proof),
+                };
+                self.session.admit(self.now(), Millis(1_000), admission);
+            }
+            None => self.session.refuse(Code::UNAUTHENTICATED, "the credential is not known"),
+        }
+    }
+
+    fn say(&mut self, message: &Message<'_>) {
+        let crc = crc::of(message.payload());
+        let told = self.session.handle_downstream(self.now(), message, crc, &mut self.out);
+        assert!(!matches!(told.unwrap(), Told::TooLong | Told::NoCredit), "{message:?}");
+    }
+
+    fn upstream(&mut self, lane: LaneId, first: Number, message: &Message<'_>) {
+        match message {
+            Message::Lane(asked) => {
+                let key = asked.key.unwrap_or(DEVICE).to_owned();
+                self.lanes.insert(lane, key.clone());
+                if key == "forbidden" {
+                    let scope = Scope::Lane { lane, expected: first };
+                    return self.say(&Message::Fault(Fault {
+                        code: Code::FORBIDDEN,
+                        scope,
+                        retry: false,
+                        retry_after_ms: 0,
+                        detail: "not yours",
+                    }));
+                }
+                self.answer_lane(lane, first);
+            }
+            Message::Bind(bind) => {
+                self.routes.insert(bind.route, (bind.lane, bind.topic.to_owned()));
+            }
+            Message::Event(event) => self.take(event.route, first, &[event.payload], &event.extras),
+            Message::Batch(batch) => {
+                self.world.batches.fetch_add(1, Ordering::Relaxed);
+                let payloads: Vec<_> = batch.lengths.split(batch.payload).collect();
+                self.take(batch.route, first, &payloads, &batch.extras);
+            }
+            Message::Subscribe(subscribe) => self.subscribe(subscribe),
+            Message::Settle(settle) => assert_eq!(settle.outcome, Outcome::Seen),
+            Message::End(end) => {
+                self.following.retain(|following| following.id != end.subscription);
+                self.say(&Message::End(*end));
+            }
+            Message::Call(Body { fields, payload }) => {
+                let code = if fields.service == "$echo" { Code(0) } else { Code::NOT_FOUND };
+                let fields = Reply {
+                    request: fields.request,
+                    code,
+                    more: false,
+                    content_type: "",
+                    detail: "",
+                };
+                self.say(&Message::Reply(Body { fields, payload }));
+            }
+            other => panic!("not of these tests: {other:?}"),
+        }
+    }
+
+    fn run(&self) -> Run {
+        self.session.greeting().run
+    }
+
+    fn answer_lane(&mut self, lane: LaneId, first: Number) {
+        let id = (self.run(), self.lanes[&lane].clone());
+        let (last, receipts) = {
+            let lanes = self.world.lanes.lock().unwrap();
+            let known = lanes.get(&id);
+            let receipts: Vec<_> = known
+                .iter()
+                .flat_map(|lane| &lane.receipts)
+                .filter(|run| run.number >= first)
+                .copied()
+                .collect();
+            (known.map_or(0, |lane| lane.last), receipts)
+        };
+        let mut room = vec![0; 64 * receipts.len()];
+        let receipts = List::encode(receipts, &mut room).unwrap();
+        let answer = LaneAnswer {
+            lane,
+            last: Some(Number(last)),
+            worker: "w",
+            refused: List::default(),
+            receipts,
+            uploads: List::default(),
+            inbox: Version(0),
+        };
+        self.say(&Message::LaneAnswer(answer));
+    }
+
+    fn take(&mut self, route: RouteId, first: Number, payloads: &[&[u8]], extras: &Extras<'_>) {
+        let (lane, topic) = self.routes[&route].clone();
+        let key = self.lanes[&lane].clone();
+        let id = (self.run(), key.clone());
+        let known = self.world.lanes.lock().unwrap().get(&id).map(|lane| Number(lane.last));
+        let known_run = self.world.lanes.lock().unwrap().keys().any(|(run, _)| *run == id.0);
+        let skip = match decide(known, first, u32::try_from(payloads.len()).unwrap(), known_run) {
+            Decision::Take { skip } => skip as usize,
+            Decision::Duplicate => return self.ack(lane, &id, known.unwrap()),
+            Decision::UnknownRun => {
+                let scope = Scope::Lane { lane, expected: Number(1) };
+                return self.say(&Message::Fault(Fault {
+                    code: Code::UNKNOWN_RUN,
+                    scope,
+                    retry: false,
+                    retry_after_ms: 0,
+                    detail: "",
+                }));
+            }
+            other @ (Decision::Gap { .. } | Decision::Malformed) => {
+                panic!("{other:?} {key} {first:?}")
+            }
+        };
+        let stale = matches!(extras.expect, Some(Expect::Version(Version(wanted))) if wanted != self.world.version(&key));
+        let mut last = first.0 + skip as u64 - 1;
+        for payload in &payloads[skip..] {
+            last += 1;
+            let mut lanes = self.world.lanes.lock().unwrap();
+            let known = lanes.entry(id.clone()).or_default();
+            known.last = last;
+            if stale {
+                let version = Version(self.world.version(&key));
+                let scope = Scope::Number { lane, number: Number(last), count: 1, version };
+                drop(lanes);
+                self.say(&Message::Fault(Fault {
+                    code: Code::STALE_VERSION,
+                    scope,
+                    retry: false,
+                    retry_after_ms: 0,
+                    detail: "",
+                }));
+                continue;
+            }
+            let (version, position) = self.world.store(&key, &topic, payload);
+            known.receipts.push(Receipt {
+                number: Number(last),
+                count: 1,
+                version: Version(version),
+                position: Position(position),
+            });
+        }
+        self.world.changed.notify_waiters();
+        self.ack(lane, &id, Number(last));
+        self.follow();
+    }
+
+    fn ack(&mut self, lane: LaneId, id: &(Run, String), last: Number) {
+        if self.world.silent.load(Ordering::Relaxed) {
+            return;
+        }
+        let receipts: Vec<_> = self.world.lanes.lock().unwrap()[id].receipts.clone();
+        let receipts: Vec<_> = receipts.into_iter().rev().take(1024).rev().collect();
+        let mut room = vec![0; 64 * receipts.len()];
+        let receipts = List::encode(receipts, &mut room).unwrap();
+        self.say(&Message::Ack(Ack::Spelled {
+            durability: Durability::Stored,
+            lane,
+            last,
+            receipts,
+        }));
+    }
+
+    fn subscribe(&mut self, subscribe: &Subscribe<'_>) {
+        let (filter, key, next) = match subscribe.source {
+            Source::Filter { filter, key, from } => {
+                let next = match from {
+                    From::Start => 0,
+                    From::End => self.world.log().len(),
+                    From::Positions(list) => {
+                        let own = list.iter().find(|at| at.worker == "w");
+                        usize::try_from(own.unwrap().position.0).unwrap() - 1
+                    }
+                    From::Time(_) => panic!("not of these tests"),
+                };
+                (Some(filter.to_owned()), key.map(str::to_owned), next)
+            }
+            Source::Stream { key, from } => {
+                let log = self.world.log();
+                let skip = log.iter().position(|event| event.key == key && event.version >= from.0);
+                (None, Some(key.to_owned()), skip.unwrap_or(log.len()))
+            }
+            other => panic!("not of these tests: {other:?}"),
+        };
+        let id = subscribe.subscription;
+        self.following.push(Following { id, filter, key, next, live: subscribe.live });
+        let (events, bytes) = (subscribe.events, subscribe.bytes);
+        self.say(&Message::Credit(Credit {
+            subscription: Some(id),
+            events,
+            bytes,
+            chunk_bytes: None,
+        }));
+        self.follow();
+    }
+
+    /// Delivers what there is credit for.
+    fn follow(&mut self) {
+        let log = self.world.log();
+        for mut following in std::mem::take(&mut self.following) {
+            let mut over = false;
+            while let Some(event) = log.get(following.next) {
+                let wanted = following
+                    .filter
+                    .as_ref()
+                    .is_none_or(|filter| spile_protocol::id::matches(filter, &event.topic))
+                    && following.key.as_ref().is_none_or(|key| *key == event.key);
+                let room = self.session.delivery_room(following.id);
+                if wanted && room.is_none_or(|room| room.events == 0) {
+                    break;
+                }
+                following.next += 1;
+                if wanted {
+                    let position = Position(following.next as u64);
+                    self.deliver(following.id, event, position);
+                }
+            }
+            if !following.live && following.next == log.len() {
+                self.say(&Message::End(End { subscription: following.id }));
+                over = true;
+            }
+            if !over {
+                self.following.push(following);
+            }
+        }
+    }
+
+    fn deliver(
+        &mut self,
+        subscription: spile_protocol::id::SubscriptionId,
+        event: &Stored,
+        position: Position,
+    ) {
+        let deliver = Deliver {
+            subscription,
+            key: Some(&event.key),
+            topic: Some(&event.topic),
+            kind: None,
+            worker: Some("w"),
+            attempt: 1,
+            version: Version(event.version),
+            position,
+            time: Millis(5),
+            lengths: Lengths::one(u32::try_from(event.payload.len()).unwrap()),
+            extras: Extras::default(),
+            payload: &event.payload,
+        };
+        self.say(&Message::Deliver(deliver));
+    }
+}
+
+#[expect(clippy::disallowed_methods, reason = "this server's driver reads the clock")]
+fn now() -> tokio::time::Instant {
+    tokio::time::Instant::now()
+}
+
+/// No test waits longer.
+pub const PATIENCE: Duration = Duration::from_secs(30);

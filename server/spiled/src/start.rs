@@ -25,7 +25,7 @@ use crate::signals::{self, Told};
 use crate::{cli, logs};
 
 /// After the drain, tasks that were cut have this long to let go before the process ends without them.
-const CUT_GRACE: Duration = Duration::from_millis(500);
+const CUT_GRACE: Duration = Duration::from_millis(300);
 
 /// What every role is given.
 #[derive(Debug, Clone)]

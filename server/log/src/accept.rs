@@ -4,7 +4,7 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use crate::disk::{Disk, write_whole};
+use crate::disk::{Disk, is_full, write_whole};
 use crate::error::{At, DiskError, KeepError, OpenError};
 use crate::format::accepted::{FILE_BYTES_MAX, RANGES_MAX, decode, encode};
 use crate::health::Damage;
@@ -78,7 +78,12 @@ impl Shared {
             return Err(none);
         }
         let accepted = lock(&self.accepted).with(range.start.get(), range.end.get());
-        accepted.write(&*self.disk)?;
+        accepted.write(&*self.disk).inspect_err(|error| {
+            // log §9: nothing is taken from a disk that failed, but for want of room.
+            if !is_full(&error.source) {
+                self.poison(error);
+            }
+        })?;
         *lock(&self.accepted) = accepted;
         self.health_note(|health| {
             health

@@ -14,7 +14,7 @@ use crate::error::{At, OpenError};
 use crate::format::batch::Batch;
 use crate::format::footer::{PAGE, Trailer, pages_at};
 use crate::format::header::{AFTER_UNSEALED, Header, HeaderError, REWRITTEN};
-use crate::format::{crc, wide};
+use crate::format::{Hash, crc, wide};
 use crate::health::{Damage, DamageKind};
 use crate::limits::HEADER_PAGE;
 use crate::mark::WatermarkFile;
@@ -172,7 +172,7 @@ impl Recovery<'_> {
                 self.unsealed(one, header, next, last_but_one, &mut last, index)?;
             } else if follows {
                 // What follows can't be read: where this one ends is not known, it is walked to its end.
-                self.unsealed_to(one, header, None, false, &mut last, index)?;
+                self.unsealed_to(one, header, None, None, &mut last, index)?;
             } else {
                 last.end = header.base;
                 last.open = Some((header.clone(), one.file.clone()));
@@ -253,7 +253,14 @@ impl Recovery<'_> {
         // log §6: a segment begins only once the footer of the last but one is synced.
         let interrupted =
             last_but_one && next.flags & AFTER_UNSEALED != 0 && next.prev_id == one.id;
-        self.unsealed_to(one, header, Some(next.base), interrupted, last, index)
+        self.unsealed_to(
+            one,
+            header,
+            Some(next.base),
+            interrupted.then_some(next.prev_hash),
+            last,
+            index,
+        )
     }
 
     fn unsealed_to(
@@ -261,7 +268,7 @@ impl Recovery<'_> {
         one: &OnDisk,
         header: &Header,
         limit: Option<u64>,
-        interrupted: bool,
+        named: Option<Hash>,
         last: &mut Last,
         index: &mut Index,
     ) -> Result<(), OpenError> {
@@ -274,7 +281,7 @@ impl Recovery<'_> {
         }
         let hash = *scan.hash.finalize().as_bytes();
         last.after(scan.end, scan.last_time, one.id, hash);
-        if interrupted && scan.holes.is_empty() {
+        if named == Some(hash) && scan.holes.is_empty() {
             let (trailer, _) = self.seal(header, &one.file, scan, &[], None)?;
             self.resealed.push(name);
             index.sealed.push(Arc::new(segment(one, header, &trailer)));

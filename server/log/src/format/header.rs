@@ -99,7 +99,8 @@ impl Header {
                 prev_id: take.u64()?,
                 prev_hash: take.array()?,
             };
-            (magic == MAGIC).then_some((format, header))
+            let known = format != FORMAT || header.flags & !(AFTER_UNSEALED | REWRITTEN) == 0;
+            (magic == MAGIC && known).then_some((format, header))
         };
         match read(&mut take) {
             Some((FORMAT, header)) => Ok(header),

@@ -30,7 +30,7 @@ pub(crate) enum What {
     /// Numbers were refused for good.
     Refused(VoidTail),
     /// The lane is open.
-    Opened { last: Number, refused: Vec<Refused> },
+    Opened { last: Number, refused: Vec<VoidTail> },
     /// The lane is closed.
     Closed { code: Code, expected: Number, retry_after_ms: u32 },
     /// Something that is not about a lane.
@@ -71,6 +71,7 @@ impl Answers {
     }
 
     pub(crate) fn push(&mut self, gate: u64, lane: LaneId, what: What) {
+        let gate = self.queue.back().map_or(gate, |last| last.gate.max(gate));
         self.queue.push_back(Answer { gate, lane, what });
     }
 
@@ -98,76 +99,109 @@ impl Answers {
         self.queue.drain(kept..).collect()
     }
 
-    /// Says what rests on positions before `end`, until about `room` bytes were said. How many bytes were.
+    /// Says what rests on positions before `end`, as long as `room` bytes of frames last; the first goes however little
+    /// room there is. How many bytes were said.
     pub(crate) fn emit(
         &mut self,
         end: u64,
         room: usize,
-        worker: &str,
+        to: Hearer<'_>,
         sink: &mut Sink<'_>,
     ) -> usize {
         let mut said = 0;
-        while said < room
-            && let Some(Answer { lane, what, .. }) =
-                self.queue.pop_front_if(|answer| answer.gate <= end)
+        while let Some(size) =
+            self.queue.front().filter(|answer| answer.gate <= end).map(|answer| size(&answer.what))
+            && (said == 0 || said + size <= room)
+            && let Some(Answer { lane, what, .. }) = self.queue.pop_front()
         {
-            said += self.one(lane, what, worker, sink);
+            said += size;
+            self.one(lane, what, to, sink);
         }
-        said + self.flush(sink)
+        self.flush(sink);
+        said
     }
 
-    fn one(&mut self, lane: LaneId, what: What, worker: &str, sink: &mut Sink<'_>) -> usize {
+    fn one(&mut self, lane: LaneId, what: What, to: Hearer<'_>, sink: &mut Sink<'_>) {
         match what {
             What::Stored { receipt, wanted } => {
                 let last = Number(receipt.number.0.saturating_add(u64::from(receipt.count) - 1));
-                self.note(lane, last, Some(receipt).filter(|_| wanted), sink)
+                self.note(lane, last, Some(receipt).filter(|_| wanted), sink);
             }
             What::Seen(last) => self.note(lane, last, None, sink),
             What::Refused(void) => {
-                // spec §5.6: no ACK passes a refused number whose FAULT was not said.
-                let said = refuse(lane, &void, sink);
-                let last = void.number.0.saturating_add(u64::from(void.count)).saturating_sub(1);
-                said + self.note(lane, Number(last), None, sink)
+                // spec §5.6.5: no ACK passes a refused number whose FAULT was not said.
+                refuse(lane, &void, sink);
+                self.note(lane, last_of(&void), None, sink);
             }
             What::Opened { last, refused } => {
-                self.flush(sink) + opened(lane, last, &refused, worker, sink)
+                self.flush(sink);
+                if let Some(last) = opened(lane, last, &refused, to, sink) {
+                    self.note(lane, last, None, sink);
+                }
             }
             What::Closed { code, expected, retry_after_ms } => {
-                let said = self.flush(sink);
+                self.flush(sink);
                 let scope = Scope::Lane { lane, expected };
-                said + fault(&Fault { code, scope, retry: true, retry_after_ms, detail: "" }, sink)
+                fault(
+                    &Fault { code, scope, retry: code.retry(), retry_after_ms, detail: "" },
+                    sink,
+                );
             }
-            What::Said(message) => self.flush(sink) + message.say(sink),
+            What::Said(message) => {
+                self.flush(sink);
+                message.say(sink);
+            }
         }
     }
 
-    fn note(
-        &mut self,
-        lane: LaneId,
-        last: Number,
-        receipt: Option<Receipt>,
-        sink: &mut Sink<'_>,
-    ) -> usize {
+    fn note(&mut self, lane: LaneId, last: Number, receipt: Option<Receipt>, sink: &mut Sink<'_>) {
         let at = self.due.iter().position(|due| due.lane == lane);
         let due = match at.and_then(|at| self.due.get_mut(at)) {
             Some(due) => due,
             None => {
                 self.due.push(Due { lane, last, receipts: Vec::new() });
-                let Some(due) = self.due.last_mut() else { return 0 };
+                let Some(due) = self.due.last_mut() else { return };
                 due
             }
         };
         due.last = due.last.max(last);
         due.receipts.extend(receipt);
-        if due.receipts.len() < RECEIPTS_OF_ACK { 0 } else { ack(due, sink) }
+        if due.receipts.len() >= RECEIPTS_OF_ACK {
+            ack(due, sink);
+        }
     }
 
     /// Says the acks that are due.
-    fn flush(&mut self, sink: &mut Sink<'_>) -> usize {
-        let said = self.due.iter_mut().map(|due| ack(due, sink)).sum();
+    fn flush(&mut self, sink: &mut Sink<'_>) {
+        self.due.iter_mut().for_each(|due| ack(due, sink));
         self.due.clear();
-        said
     }
+}
+
+/// Who hears it, as far as that changes what is said.
+#[derive(Clone, Copy)]
+pub(crate) struct Hearer<'a> {
+    /// The worker's name, as it is told.
+    pub(crate) worker: &'a str,
+    /// The longest frame body it takes.
+    pub(crate) frame_max: usize,
+}
+
+/// About how many bytes of frames it takes to say it.
+fn size(what: &What) -> usize {
+    match what {
+        What::Stored { wanted: false, .. } | What::Seen(_) => 20,
+        What::Stored { wanted: true, .. } | What::Refused(_) | What::Closed { .. } => 48,
+        What::Opened { refused, .. } => 128 + refused.len() * REFUSED_BYTES,
+        What::Said(said) => said.size(),
+    }
+}
+
+/// The most one refused run takes in a list.
+const REFUSED_BYTES: usize = 18;
+
+fn last_of(void: &VoidTail) -> Number {
+    Number(void.number.0.saturating_add(u64::from(void.count)).saturating_sub(1))
 }
 
 fn follows(run: &Receipt, next: &Receipt) -> bool {
@@ -178,48 +212,50 @@ fn follows(run: &Receipt, next: &Receipt) -> bool {
         && run.count <= u32::MAX / 2
 }
 
-fn ack(due: &mut Due, sink: &mut Sink<'_>) -> usize {
+fn ack(due: &mut Due, sink: &mut Sink<'_>) {
     let mut buffer = [0; 48 * RECEIPTS_OF_ACK];
     let receipts = List::encode(due.receipts.drain(..), &mut buffer).unwrap_or_default();
     let (durability, lane, last) = (Durability::Stored, due.lane, due.last);
     sink(&Message::Ack(Ack::Spelled { durability, lane, last, receipts }), 0);
-    16
 }
 
-fn fault(fault: &Fault<'_>, sink: &mut Sink<'_>) -> usize {
+fn fault(fault: &Fault<'_>, sink: &mut Sink<'_>) {
     sink(&Message::Fault(*fault), 0);
-    32
 }
 
-fn refuse(lane: LaneId, void: &VoidTail, sink: &mut Sink<'_>) -> usize {
+fn refuse(lane: LaneId, void: &VoidTail, sink: &mut Sink<'_>) {
     let VoidTail { number, count, code, version } = *void;
     let scope = Scope::Number { lane, number, count, version };
-    fault(&Fault { code, scope, retry: false, retry_after_ms: 0, detail: "" }, sink)
+    fault(&Fault { code, scope, retry: false, retry_after_ms: 0, detail: "" }, sink);
 }
 
+/// Says that the lane is open, and what was refused on it. spec §5.1.3: what does not fit the client's frame follows as
+/// FAULTs, and the ACK behind them, whose number is given back.
 fn opened(
     lane: LaneId,
     last: Number,
-    refused: &[Refused],
-    worker: &str,
+    refused: &[VoidTail],
+    to: Hearer<'_>,
     sink: &mut Sink<'_>,
-) -> usize {
+) -> Option<Number> {
     let mut buffer = [0; LIST_BYTES];
-    // At the cap the oldest are left out: a client that resends them hears of each again.
-    let most = LIST_BYTES / 20;
-    let newest = refused.iter().skip(refused.len().saturating_sub(most)).copied();
-    let refused = List::encode(newest, &mut buffer).unwrap_or_default();
+    let room = LIST_BYTES.min(to.frame_max.saturating_sub(128));
+    let (named, later) = refused.split_at_checked(room / REFUSED_BYTES).unwrap_or((refused, &[]));
+    let each = |&VoidTail { number, count, code, .. }: &VoidTail| Refused { number, count, code };
+    let list = List::encode(named.iter().map(each), &mut buffer).unwrap_or_default();
+    let told = later.first().map_or(last, |void| Number(void.number.0.saturating_sub(1)));
     let answer = LaneAnswer {
         lane,
-        last: Some(last),
-        worker,
-        refused,
+        last: Some(told),
+        worker: to.worker,
+        refused: list,
         receipts: List::default(),
         uploads: List::default(),
         inbox: Version(0),
     };
     sink(&Message::LaneAnswer(answer), 0);
-    64
+    later.iter().for_each(|void| refuse(lane, void, sink));
+    Some(last).filter(|_| !later.is_empty())
 }
 
 /// Numbers of a lane from `number` on, as they will be stored.

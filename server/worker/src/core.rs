@@ -35,7 +35,7 @@ use crate::{
 pub(crate) struct Before {
     /// The first position of the call that changed them.
     pub(crate) from: u64,
-    time_ms: u64,
+    pub(crate) time_ms: u64,
     pub(crate) stream: Ix<Stream>,
     pub(crate) id: u64,
     pub(crate) version: u64,
@@ -358,8 +358,10 @@ impl Core {
 
     /// What to do with numbers that arrived.
     pub(crate) fn decide(&self, at: At, first: Number, count: u32) -> Decision {
-        let last = self.tables.producers.get(at.producer).map(|producer| Number(producer.last));
-        decide(last, first, count, last.is_some_and(|last| last.0 > 0))
+        let producer = self.tables.producers.get(at.producer);
+        let last = producer.map(|producer| Number(producer.last)).filter(|last| last.0 > 0);
+        let run = self.tables.runs.get(at.run);
+        decide(last, first, count, run.is_some_and(|run| run.idle_ms != 0 && !run.doomed))
     }
 
     /// Puts a record of a lane's stream in the call; `last` is the number it ends with. The lane was touched.

@@ -21,12 +21,12 @@ use spile_protocol::{
 use crate::{
     answers::{What, receipt},
     core::{Core, Put, Refusal},
-    limits::{CALL_BYTES, LIST_BYTES},
+    limits::CALL_BYTES,
     record::{self, VoidTail, kind},
     said::Said,
     session::{Desk, Lane, Route},
     status::Tally,
-    tables::checked_key,
+    tables::{At, checked_key},
     worker::Worker,
 };
 
@@ -92,6 +92,24 @@ impl<'a> Intake<'a> {
         if self.core.gathered() > CALL_BYTES {
             self.commit();
         }
+    }
+
+    /// The same for who has the payload only as a slice: it is copied beside the record's head.
+    pub fn borrowed(
+        &mut self,
+        now: Millis,
+        number: Number,
+        message: &Message<'_>,
+        payload_crc: u32,
+    ) {
+        let payload = message.payload();
+        let payload = if payload.is_empty() {
+            Bytes::new()
+        } else {
+            self.core.heads.extend_from_slice(payload);
+            self.core.heads.split().freeze()
+        };
+        self.message(now, number, message, &payload, payload_crc);
     }
 
     /// Numbers of a lane that the edge refuses for good: their place is kept.
@@ -287,8 +305,9 @@ impl<'a> Intake<'a> {
         let tables = &mut core.tables;
         let time_ms = tables.time_ms;
         tables.forget_expired(&desk.scoped, desk.who.run, time_ms);
-        let at = tables.find(&desk.who.tenant, &desk.who.principal, desk.who.run, &key)?;
+        let at = tables.find(&desk.scoped, desk.who.run, &desk.who.tenant, &key)?;
         tables.hold(at);
+        desk.rename_routes(message.lane, &key);
         let prefix = desk.who.prefix(&key, "", Kind::default());
         let lane = Lane { at, key, open: true, touched: u64::MAX, prefix };
         if let Some(older) = put_at(&mut desk.lanes, message.lane.0, lane) {
@@ -302,10 +321,8 @@ impl<'a> Intake<'a> {
                 let opened = What::Opened { last: Number(last), refused };
                 desk.answers.push(core.next, message.lane, opened);
             }
-            // The numbers before it are nowhere: neither here nor, since they were acked, with the client.
-            Decision::Gap { .. } | Decision::UnknownRun => {
-                self.close(message.lane, Code::UNKNOWN_RUN)
-            }
+            Decision::Gap { .. } => self.close(message.lane, Code::OUT_OF_ORDER),
+            Decision::UnknownRun => self.close(message.lane, Code::UNKNOWN_RUN),
             Decision::Malformed => self.close(message.lane, Code::MALFORMED),
         }
         Ok(())
@@ -341,18 +358,10 @@ fn overlaps(void: &VoidTail, first: u64, end: u64) -> bool {
     void.number.0 < end && void.number.0.saturating_add(u64::from(void.count)) > first
 }
 
-/// What was refused from `first` on, the newest where there are too many for one answer.
-fn refused(
-    core: &Core,
-    at: crate::tables::At,
-    first: Number,
-) -> Vec<spile_protocol::message::Refused> {
+/// What was refused from `first` on; one window at most, since no more is kept.
+fn refused(core: &Core, at: At, first: Number) -> Vec<VoidTail> {
     let Some(producer) = core.tables.producers.get(at.producer) else { return Vec::new() };
-    let voids = producer.voids.iter().filter(|void| overlaps(void, first.0, u64::MAX));
-    let refused = voids.map(|&VoidTail { number, count, code, .. }| {
-        spile_protocol::message::Refused { number, count, code }
-    });
-    refused.take(LIST_BYTES).collect()
+    producer.voids.iter().filter(|void| overlaps(void, first.0, u64::MAX)).copied().collect()
 }
 
 /// Puts `value` at `at`, and gives back what was there.

@@ -8,8 +8,10 @@
 
 mod answers;
 mod bell;
+mod checkpoint;
 mod core;
 mod intake;
+mod keeper;
 pub mod limits;
 pub mod log;
 mod rebuild;
@@ -22,6 +24,7 @@ mod slab;
 pub mod status;
 mod subscription;
 mod tables;
+pub mod views;
 mod worker;
 
 pub use self::{

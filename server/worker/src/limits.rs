@@ -32,3 +32,7 @@ pub const RETRY_BUSY_MS: u32 = 50;
 pub const RETRY_DISK_MS: u32 = 1000;
 /// Bytes of an answer's list (receipts, refused numbers) in one message.
 pub const LIST_BYTES: usize = 8 * 1024;
+/// A checkpoint is written after so many seconds in which anything changed …
+pub const CHECKPOINT_S: u64 = 30;
+/// … or so many changed rows. It bounds how long the core is locked to copy them: some milliseconds.
+pub const CHECKPOINT_ROWS: usize = 65_536;

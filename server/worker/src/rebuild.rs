@@ -12,7 +12,8 @@ use crate::{
     log::EventLog,
     record::{self, Names, Tail, kind},
     registry::{Device, KEY, Registered, TENANT, TOPIC},
-    tables::{Tables, scoped},
+    tables::{Tables, principal},
+    views::{Views, ViewsError},
 };
 
 /// The tables and what is registered, up to a position.
@@ -55,6 +56,19 @@ pub enum ApplyError {
 const TELL_EVERY: u64 = 10_000_000;
 
 impl Rebuilt {
+    /// What a checkpoint holds; `None` where there is none that fits the log.
+    pub(crate) fn load_all(
+        views: &dyn Views,
+        log: &dyn EventLog,
+    ) -> Result<Option<Self>, ViewsError> {
+        let mut rebuilt = Self::default();
+        rebuilt.applied = views.load(&mut |key, value| rebuilt.load(key, value).is_ok())?;
+        rebuilt.registered.loaded(rebuilt.applied);
+        // A checkpoint beyond the log's end is one of another log.
+        let end = log.durable().borrow().end.get();
+        Ok(Some(rebuilt).filter(|rebuilt| rebuilt.applied <= end))
+    }
+
     /// Applies all that the log holds from where this ends.
     pub(crate) fn follow(&mut self, log: &dyn EventLog) -> Result<(), ApplyError> {
         let end = log.durable().borrow().end.get();
@@ -126,9 +140,9 @@ fn number(
     names: &Names<'_>,
     tail: &Tail<'_>,
 ) -> Result<(), Code> {
-    let principal = scoped(names.tenant, names.principal);
+    let principal = principal(names.tenant, names.role, names.principal);
     tables.forget_expired(&principal, names.run, record.time_ms);
-    let at = tables.find(names.tenant, names.principal, names.run, names.key)?;
+    let at = tables.find(&principal, names.run, names.tenant, names.key)?;
     let unborn = tables.runs.get(at.run).is_some_and(|run| run.idle_ms == 0);
     if unborn {
         for forgotten in tables.bear(at.run, record.time_ms) {

@@ -7,6 +7,7 @@
 use bytes::{BufMut, BytesMut};
 use spile_protocol::{
     code::Code,
+    crc,
     id::{Number, Role, RouteId, Run, Version},
     message::{
         Batch, DecodeError, Event, Extras, Fields, Full, Lengths, Trace, Writer, deliver::Kind,
@@ -259,20 +260,10 @@ impl<'a> Tail<'a> {
     }
 }
 
-/// The trace of event `number`: the one it was given, or the one made from its session's base.
+/// The trace of a record's first event: the one it was given, or the one that is made of its session's base. spec §5.5.5
 #[must_use]
-pub fn trace(names: &Names<'_>, number: Number, given: Option<Trace>) -> Option<Trace> {
-    given.or_else(|| {
-        if names.trace_base == [0; 8] {
-            return None;
-        }
-        let span = number.0.to_be_bytes();
-        let mut id = [0; 16];
-        let (first, second) = id.split_at_mut(8);
-        first.copy_from_slice(&names.trace_base);
-        second.copy_from_slice(&span);
-        Some(Trace { id, span, flags: 0 })
-    })
+pub fn trace(names: &Names<'_>, number: Number, given: Option<Trace>) -> Trace {
+    given.unwrap_or_else(|| Trace::made(names.trace_base, crc::of(names.key.as_bytes()), number))
 }
 
 #[cfg(test)]

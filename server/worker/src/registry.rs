@@ -164,6 +164,11 @@ impl Registered {
         self.upto
     }
 
+    /// All that was loaded rests on positions before this one.
+    pub(crate) fn loaded(&mut self, upto: u64) {
+        self.upto = upto;
+    }
+
     /// What a checkpoint has to write.
     pub(crate) fn take_dirty(&mut self) -> Vec<Device> {
         let mut names = std::mem::take(&mut self.dirty);
@@ -173,8 +178,7 @@ impl Registered {
     }
 
     /// What a checkpoint wrote.
-    pub(crate) fn load(&mut self, upto: u64, device: Device) {
-        self.upto = upto;
+    pub(crate) fn load(&mut self, device: Device) {
         self.devices.insert(name(&device), device);
     }
 }

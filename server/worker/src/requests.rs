@@ -79,13 +79,7 @@ impl Intake<'_> {
         let id = subscribe.subscription;
         let gate = self.core.next;
         match self.wanted(subscribe) {
-            Ok(wanted) => {
-                let Window { events, bytes } = wanted.window;
-                // The answer goes out before the first delivery: it is not gated.
-                self.desk.said(0, Said::Credit { subscription: id, events, bytes });
-                self.desk.subscriptions.push(Subscription::new(wanted));
-                self.desk.bell.ring();
-            }
+            Ok(wanted) => self.desk.subscriptions.push(Subscription::new(wanted)),
             Err(Refused { code, detail }) => {
                 self.desk.said(gate, Said::fault(code, Scope::Subscription(id), detail));
             }

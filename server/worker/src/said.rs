@@ -1,11 +1,11 @@
-//! Messages that wait for a session with what they borrow: faults, credit, ends, replies and calls.
+//! Messages that wait for a session with what they borrow: faults, credit, ends and answers.
 
 use bytes::Bytes;
 use spile_protocol::{
     code::Code,
     crc,
     id::{RequestId, SubscriptionId, Version},
-    message::{Body, Call, Credit, End, Fault, List, Message, Reply, Scope, Value},
+    message::{Body, Credit, End, Fault, List, Message, Reply, Scope, Value},
 };
 
 use crate::answers::Sink;
@@ -55,23 +55,6 @@ pub(crate) enum Said {
         /// The reply.
         payload: Bytes,
     },
-    /// A question for who serves.
-    Call {
-        /// Our number for the question.
-        request: RequestId,
-        /// The service.
-        service: String,
-        /// What of it.
-        method: String,
-        /// How long an answer is worth waiting for.
-        remaining_ms: u32,
-        /// Who asks.
-        caller: String,
-        /// What the payload is.
-        content_type: String,
-        /// The question.
-        payload: Bytes,
-    },
 }
 
 impl Said {
@@ -87,67 +70,46 @@ impl Said {
         match self {
             Self::Reply { request, .. } | Self::Version { request, .. } => Some(*request),
             Self::Fault { scope: Scope::Request(request), .. } => Some(*request),
-            Self::Fault { .. } | Self::Credit { .. } | Self::End(_) | Self::Call { .. } => None,
+            Self::Fault { .. } | Self::Credit { .. } | Self::End(_) => None,
         }
     }
 
-    /// Says it; about how many bytes it is.
-    pub(crate) fn say(&self, sink: &mut Sink<'_>) -> usize {
+    /// About how many bytes of frames it takes to say it.
+    pub(crate) fn size(&self) -> usize {
+        match self {
+            Self::Fault { detail, .. } => 64 + detail.len(),
+            Self::Credit { .. } | Self::End(_) => 24,
+            Self::Version { key, .. } => 64 + key.len(),
+            Self::Reply { detail, payload, .. } => 96 + detail.len() + payload.len(),
+        }
+    }
+
+    /// Says it.
+    pub(crate) fn say(&self, sink: &mut Sink<'_>) {
         match self {
             Self::Fault { code, scope, detail } => {
                 let (code, scope) = (*code, *scope);
                 let fault = Fault { code, scope, retry: code.retry(), retry_after_ms: 0, detail };
                 sink(&Message::Fault(fault), 0);
-                64 + detail.len()
             }
             Self::Credit { subscription, events, bytes } => {
-                let credit = Credit {
-                    subscription: Some(*subscription),
-                    events: *events,
-                    bytes: *bytes,
-                    chunk_bytes: None,
-                };
+                let (subscription, events, bytes) = (Some(*subscription), *events, *bytes);
+                let credit = Credit { subscription, events, bytes, chunk_bytes: None };
                 sink(&Message::Credit(credit), 0);
-                16
             }
             Self::End(subscription) => {
                 sink(&Message::End(End { subscription: *subscription }), 0);
-                16
             }
             Self::Version { request, key, version } => {
                 let (request, version) = (*request, *version);
                 let absent = version == Version(0);
                 let fields = Value { request, more: false, key, version, absent, ..no_value() };
                 sink(&Message::Value(Body { fields, payload: &[] }), 0);
-                64 + key.len()
             }
             Self::Reply { request, code, detail, content_type, payload } => {
-                let fields =
-                    Reply { request: *request, code: *code, more: false, content_type, detail };
+                let (request, code) = (*request, *code);
+                let fields = Reply { request, code, more: false, content_type, detail };
                 sink(&Message::Reply(Body { fields, payload }), crc::of(payload));
-                64 + payload.len()
-            }
-            Self::Call {
-                request,
-                service,
-                method,
-                remaining_ms,
-                caller,
-                content_type,
-                payload,
-            } => {
-                let fields = Call {
-                    request: *request,
-                    service,
-                    method,
-                    remaining_ms: *remaining_ms,
-                    idempotent: false,
-                    content_type,
-                    caller,
-                    trace: None,
-                };
-                sink(&Message::Call(Body { fields, payload }), crc::of(payload));
-                128 + payload.len()
             }
         }
     }

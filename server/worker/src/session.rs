@@ -20,7 +20,7 @@ use tokio::sync::watch;
 use tokio_util::sync::ReusableBoxFuture;
 
 use crate::{
-    answers::{Answers, Sink, What, request_of},
+    answers::{Answers, Hearer, Sink, What, request_of},
     bell::Bell,
     core::{Attached, Core},
     intake::Intake,
@@ -28,7 +28,7 @@ use crate::{
     record::Names,
     said::Said,
     subscription::Subscription,
-    tables::{At, scoped},
+    tables::{At, principal},
     worker::Worker,
 };
 
@@ -136,7 +136,7 @@ impl Session {
             frame_max: usize::try_from(attach.frame_max).unwrap_or(usize::MAX),
         };
         let bell = Arc::new(Bell::default());
-        let scoped: Arc<str> = scoped(attach.tenant, attach.principal).into();
+        let scoped: Arc<str> = principal(attach.tenant, attach.role, attach.principal).into();
         let generation = {
             let mut core = worker.core();
             let newest = Attached { number, bell: bell.clone() };
@@ -184,43 +184,41 @@ impl Session {
         self.worker.has_room()
     }
 
-    /// Everything the session may be told now, about `room` bytes of it: the last message may pass that, and one message
-    /// goes out however little room there is.
+    /// Everything the session may be told now, as long as `room` bytes of frames last. One message goes out however little
+    /// room there is.
     pub fn poll(&mut self, room: usize, sink: &mut Sink<'_>) -> Polled {
         if let Some(code) = self.desk.bell.gone() {
             return Polled::Gone(code);
         }
         let end = self.sync();
         let worker = &self.worker;
-        let mut said = self.desk.answers.emit(end, room, &worker.config.name, sink);
-        if said >= room && self.desk.answers.ready(end) {
+        let Desk { subscriptions, who, answers, bell, heard, .. } = &mut self.desk;
+        let to = Hearer { worker: &worker.config.name, frame_max: who.frame_max };
+        let mut said = answers.emit(end, room, to, sink);
+        if answers.ready(end) {
             return Polled::More;
         }
-        if std::mem::take(&mut self.desk.heard) {
-            self.desk.subscriptions.iter_mut().for_each(Subscription::woken);
+        if std::mem::take(heard) {
+            subscriptions.iter_mut().for_each(Subscription::woken);
         }
         let mut more = false;
-        let Desk { subscriptions, who, answers, bell, .. } = &mut self.desk;
         for subscription in &mut *subscriptions {
-            let left = room.saturating_sub(said);
-            let polled = subscription.poll(worker, who, end, left, sink);
-            said += polled.said;
-            more |= polled.more;
+            more |= subscription.poll(worker, who, (end, room), &mut said, sink);
         }
         subscriptions.retain(|subscription| {
-            let over = subscription.over();
-            if let Some(last) = over {
-                if let Some(stream) = subscription.stream() {
-                    worker.core().release_stream(stream, bell);
-                }
-                answers.push(0, LaneId(0), What::Said(Box::new(last.clone())));
+            let Some(last) = subscription.over() else { return true };
+            if let Some(stream) = subscription.stream() {
+                worker.core().release_stream(stream, bell);
             }
-            over.is_none()
+            answers.push(0, LaneId(0), What::Said(Box::new(last.clone())));
+            false
         });
-        said += answers.emit(end, room.saturating_sub(said).max(1), &worker.config.name, sink);
         // Who reads first changes, so that one subscription does not starve the others.
-        if said >= room && !subscriptions.is_empty() {
+        if more && !subscriptions.is_empty() {
             subscriptions.rotate_left(1);
+        }
+        if answers.ready(end) && said < room {
+            answers.emit(end, room - said, to, sink);
         }
         if more || answers.ready(end) { Polled::More } else { Polled::Idle }
     }
@@ -301,6 +299,19 @@ impl Drop for Session {
 impl Desk {
     pub(crate) fn lane(&mut self, lane: LaneId) -> Option<&mut Lane> {
         self.lanes.get_mut(usize::try_from(lane.0).ok()?)?.as_mut()
+    }
+
+    /// spec §5.1.6: routes that are bound to the lane stay, and mean its new key.
+    pub(crate) fn rename_routes(&mut self, id: LaneId, key: &str) {
+        if self.lane(id).is_none_or(|lane| lane.key == key) {
+            return;
+        }
+        for route in self.routes.iter_mut().flatten().filter(|route| route.lane == id) {
+            let renamed = Names::parse(&route.prefix).map(|names| Names { key, ..names }.prefix());
+            if let Ok(prefix) = renamed {
+                route.prefix = prefix;
+            }
+        }
     }
 
     /// The log may have been cut back since this session last looked.

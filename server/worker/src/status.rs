@@ -47,8 +47,6 @@ pub struct Counters {
     pub delivered_bytes: Counter,
     /// Links that are up.
     pub links: Counter,
-    /// Checkpoints written.
-    pub checkpoints: Counter,
 }
 
 /// What one call counted: added at once.
@@ -125,4 +123,6 @@ pub struct Status {
     pub log_bytes: u64,
     /// Bytes that wait for the disk.
     pub waiting_bytes: usize,
+    /// Checkpoints of the views written since the start.
+    pub checkpoints: u64,
 }

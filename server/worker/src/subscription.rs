@@ -12,7 +12,7 @@ use spile_protocol::{
     code::Code,
     crc,
     id::{self, Position, SubscriptionId, Version},
-    message::{Deliver, Extras, Lengths, Message, Scope, Trace},
+    message::{Deliver, Extras, Lengths, Message, Scope},
     time::Millis,
 };
 
@@ -84,6 +84,8 @@ pub(crate) struct Subscription {
     /// The number of the oldest in `open`.
     oldest: u64,
     last: Last,
+    /// The window, where the consumer was not told it yet.
+    answer: Option<Window>,
     over: Option<Said>,
 }
 
@@ -97,18 +99,17 @@ struct Last {
     delivered: Bytes,
 }
 
-/// What one poll did.
-#[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Delivered {
-    pub(crate) said: usize,
-    /// There is more, and credit for it.
-    pub(crate) more: bool,
+/// What became of a record.
+enum One {
+    /// So many bytes were said; none where it was passed over.
+    Delivered(usize),
+    NoCredit,
+    NoRoom,
 }
 
 impl Subscription {
     pub(crate) fn new(wanted: Wanted) -> Self {
         Self {
-            wanted,
             records: VecDeque::new(),
             within: 0,
             open: VecDeque::new(),
@@ -116,7 +117,9 @@ impl Subscription {
             open_bytes: 0,
             oldest: 1,
             last: Last::default(),
+            answer: Some(wanted.window),
             over: None,
+            wanted,
         }
     }
 
@@ -147,8 +150,10 @@ impl Subscription {
         self.records.clear();
     }
 
+    /// Another window; the consumer is told.
     pub(crate) fn set_window(&mut self, window: Window) {
         self.wanted.window = window;
+        self.answer = Some(window);
     }
 
     /// Deliveries up to this one were received: their credit is free.
@@ -202,35 +207,45 @@ impl Subscription {
         }
     }
 
-    /// Delivers what there is, within credit and room.
+    /// Delivers what there is, within credit, and room behind what was `said`. Says whether there is more for which there
+    /// was no room.
     pub(crate) fn poll(
         &mut self,
         worker: &Worker,
         who: &Identity,
-        end: u64,
-        room: usize,
+        (end, room): (u64, usize),
+        said: &mut usize,
         sink: &mut Sink<'_>,
-    ) -> Delivered {
-        let mut said = 0;
+    ) -> bool {
+        // spec §8.1.1: deliveries come only behind the answer.
+        if let Some(Window { events, bytes }) = self.answer.take() {
+            let answer = Said::Credit { subscription: self.wanted.id, events, bytes };
+            *said += answer.size();
+            answer.say(sink);
+        }
         let mut looked = 0;
         while self.over.is_none() {
             let Some(record) = self.records.front().cloned() else {
                 if self.refill(worker, end) {
                     continue;
-                } else {
-                    break;
-                };
+                }
+                return false;
             };
-            if said >= room || looked >= SCAN_RECORDS {
-                return Delivered { said, more: true };
-            }
             looked += 1;
-            match self.one(worker, who, &record, sink) {
-                Some(bytes) => said += bytes,
-                None => return Delivered { said, more: false },
+            if looked > SCAN_RECORDS {
+                return true;
+            }
+            match self.one(worker, who, &record, room.saturating_sub(*said), sink) {
+                One::Delivered(bytes) => *said += bytes,
+                One::NoCredit => return false,
+                One::NoRoom if *said > 0 => return true,
+                One::NoRoom => match self.one(worker, who, &record, usize::MAX, sink) {
+                    One::Delivered(bytes) => *said += bytes,
+                    One::NoCredit | One::NoRoom => return false,
+                },
             }
         }
-        Delivered { said, more: false }
+        false
     }
 
     /// Reads on; false where there is nothing more now.
@@ -321,14 +336,15 @@ impl Subscription {
         }
     }
 
-    /// Delivers the front record, or a part of it, or passes it over. `None`: there is no credit for it.
+    /// Delivers the front record, or a part of it, or passes it over.
     fn one(
         &mut self,
         worker: &Worker,
         who: &Identity,
         record: &Record,
+        room: usize,
         sink: &mut Sink<'_>,
-    ) -> Option<usize> {
+    ) -> One {
         let before = self.wanted.position.saturating_sub(record.position.get());
         let before = before.max(self.wanted.version.saturating_sub(record.version));
         let skip = self.within.max(u32::try_from(before).unwrap_or(u32::MAX));
@@ -337,18 +353,13 @@ impl Subscription {
             && self.wanted.until.is_none_or(|until| record.position.get() < until);
         if !wanted || !self.matches(who, record) {
             self.pass();
-            return Some(0);
+            return One::Delivered(0);
         }
-        match self.deliver(worker, who, record, skip, sink) {
-            Ok(delivered) => delivered,
-            Err(code) => {
-                self.fail(
-                    code,
-                    &format!("the event at position {} can't be delivered", record.position),
-                );
-                Some(0)
-            }
-        }
+        self.deliver(worker, who, (record, skip), room, sink).unwrap_or_else(|code| {
+            let detail = format!("the event at position {} can't be delivered", record.position);
+            self.fail(code, &detail);
+            One::Delivered(0)
+        })
     }
 
     fn pass(&mut self) {
@@ -377,24 +388,26 @@ impl Subscription {
         &mut self,
         worker: &Worker,
         who: &Identity,
-        record: &Record,
-        skip: u32,
+        (record, skip): (&Record, u32),
+        room: usize,
         sink: &mut Sink<'_>,
-    ) -> Result<Option<usize>, Code> {
+    ) -> Result<One, Code> {
         let (prefix, tail) = record::split(&record.head).map_err(|_| Code::CORRUPT)?;
         let tail = Tail::parse(record.kind, tail, &record.payload).map_err(|_| Code::CORRUPT)?;
         let whole = tail.lengths.ok_or(Code::CORRUPT)?;
         // What is spelled of the names stands in the prefix, the rest in the tail; both hold more than a DELIVER does.
         let names = if *prefix == *self.last.delivered { 0 } else { prefix.len() };
         let header = FIXED_HEADER + names + (record.head.len() - prefix.len());
-        let room = who.frame_max.saturating_sub(header);
-        let fits = how_many(whole, skip, room);
+        let fits = how_many(whole, skip, who.frame_max.saturating_sub(header));
         if fits == 0 {
             return Err(Code::TOO_LARGE);
         }
         let bytes: usize = whole.iter().skip(place(skip)).take(place(fits)).sum();
         if !self.has_credit(fits, bytes) {
-            return Ok(None);
+            return Ok(One::NoCredit);
+        }
+        if header + bytes > room {
+            return Ok(One::NoRoom);
         }
         let mut spelled = [0; 5 * 1024];
         let (lengths, payload, payload_crc) =
@@ -410,7 +423,7 @@ impl Subscription {
         } else {
             self.within = skip + fits;
         }
-        Ok(Some(bytes + 48))
+        Ok(One::Delivered(header + bytes))
     }
 
     #[expect(
@@ -434,8 +447,7 @@ impl Subscription {
         let differs = |of: fn(&Names<'_>, &Names<'_>) -> bool| {
             !same && last.as_ref().is_none_or(|last| !of(last, &names))
         };
-        let trace = record::trace(&names, tail.number, tail.extras.trace)
-            .map(|trace: Trace| trace.nth(skip));
+        let trace = Some(record::trace(&names, tail.number, tail.extras.trace).nth(skip));
         let skipped = u64::from(skip);
         let deliver = Deliver {
             subscription: self.wanted.id,

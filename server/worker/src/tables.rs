@@ -10,7 +10,7 @@ use std::{
 
 use spile_protocol::{
     code::Code,
-    id::{self, Run},
+    id::{self, Role, Run},
     limits::{RUNS, VOIDS},
 };
 
@@ -26,6 +26,14 @@ pub(crate) fn scoped(tenant: &str, name: &str) -> String {
     let mut scoped = String::with_capacity(tenant.len() + 1 + name.len());
     scoped.push_str(tenant);
     scoped.push('\0');
+    scoped.push_str(name);
+    scoped
+}
+
+/// A principal within a tenant: roles do not share names.
+pub(crate) fn principal(tenant: &str, role: Role, name: &str) -> String {
+    let mut scoped = scoped(tenant, role.name());
+    scoped.push('/');
     scoped.push_str(name);
     scoped
 }
@@ -52,7 +60,7 @@ pub(crate) struct Stream {
 /// One run of a principal.
 #[derive(Debug)]
 pub(crate) struct RunEntry {
-    /// Tenant and principal.
+    /// Tenant, role and name.
     pub(crate) principal: Arc<str>,
     pub(crate) run: Run,
     /// The time of its last record; 0 while it has none.
@@ -151,16 +159,15 @@ impl Tables {
     }
 
     /// The run of that principal; one without records where there is none yet.
-    fn run(&mut self, tenant: &str, principal: &str, run: Run) -> Result<Ix<RunEntry>, Code> {
-        let name = scoped(tenant, principal);
+    pub(crate) fn run(&mut self, name: &str, run: Run) -> Result<Ix<RunEntry>, Code> {
         let Self { principals, runs, .. } = self;
-        let known = principals.get(name.as_str()).and_then(|of| {
+        let known = principals.get(name).and_then(|of| {
             of.iter().copied().find(|&ix| runs.get(ix).is_some_and(|entry| entry.run == run))
         });
         if let Some(ix) = known {
             return Ok(ix);
         }
-        let principal: Arc<str> = match principals.get_key_value(name.as_str()) {
+        let principal: Arc<str> = match principals.get_key_value(name) {
             Some((name, _)) => name.clone(),
             None => name.into(),
         };
@@ -180,12 +187,12 @@ impl Tables {
     /// Where a lane of that key in that run leads. What is new rests on nothing until a record is stored.
     pub(crate) fn find(
         &mut self,
-        tenant: &str,
         principal: &str,
         run: Run,
+        tenant: &str,
         key: &str,
     ) -> Result<At, Code> {
-        let run_ix = self.run(tenant, principal, run)?;
+        let run_ix = self.run(principal, run)?;
         let stream = self.stream(tenant, key)?;
         let entry = self.runs.get_mut(run_ix).ok_or(Code::INTERNAL)?;
         if let Some(&producer) = entry.keys.get(&stream) {

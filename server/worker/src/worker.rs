@@ -1,8 +1,12 @@
 //! The worker: a log, the tables that are a view of it, and the sessions that are attached.
 
-use std::sync::{
-    Arc, Mutex, MutexGuard, PoisonError,
-    atomic::{AtomicU64, AtomicUsize, Ordering},
+use std::{
+    io,
+    path::Path,
+    sync::{
+        Arc, MutexGuard,
+        atomic::{AtomicU64, AtomicUsize, Ordering},
+    },
 };
 
 use spile_log::{Durable, ReadError, State};
@@ -13,11 +17,14 @@ use spile_protocol::{
 use tokio::sync::watch;
 
 use crate::{
+    checkpoint::{self, Copied},
     core::Core,
+    keeper::{Keeper, Kept},
     log::EventLog,
     rebuild::{ApplyError, Rebuilt},
     session::Session,
     status::{Counters, Status},
+    views::{SledViews, Views, ViewsError},
 };
 
 /// What a worker is told when it starts.
@@ -52,19 +59,26 @@ pub enum OpenError {
     /// The views can't be made from the log.
     #[error("the views can't be rebuilt: {0}")]
     Rebuild(#[from] ApplyError),
+    /// The views can't be set aside.
+    #[error(transparent)]
+    Views(#[from] ViewsError),
+    /// A thread can't be started.
+    #[error("a thread can't be started: {0}; raise the limit of threads")]
+    Thread(io::Error),
 }
 
 /// The worker. Everything it knows is in its log.
 pub struct Worker {
     pub(crate) config: Config,
     pub(crate) log: Arc<dyn EventLog>,
-    core: Mutex<Core>,
+    pub(crate) kept: Arc<Kept>,
     /// What it counts.
     pub counters: Counters,
     sessions: AtomicU64,
     /// Bytes that wait for the disk, as the core counted them last.
     waiting: Arc<AtomicUsize>,
     durable: watch::Receiver<Durable>,
+    _keeper: Keeper,
 }
 
 impl std::fmt::Debug for Worker {
@@ -74,19 +88,51 @@ impl std::fmt::Debug for Worker {
 }
 
 impl Worker {
-    /// Starts on a log: its views are made from it.
-    pub fn open(config: Config, log: Arc<dyn EventLog>) -> Result<Arc<Self>, OpenError> {
+    /// Starts on a log. Its views are made from the checkpoint in `views` and the log behind it; where that can't be read
+    /// it is set aside, and they are made from the log alone. Without a folder nothing is kept but the log.
+    pub fn open(
+        config: Config,
+        log: Arc<dyn EventLog>,
+        views: Option<&Path>,
+    ) -> Result<Arc<Self>, OpenError> {
         if let Err(why) = name(&config.name) {
             return Err(OpenError::Name { name: config.name, why });
         }
-        let mut rebuilt = Rebuilt::default();
+        let (views, mut rebuilt) = match views {
+            Some(folder) => load(folder, &*log)?,
+            None => (None, Rebuilt::default()),
+        };
         rebuilt.follow(&*log)?;
         let Rebuilt { tables, registered, .. } = rebuilt;
         let durable = log.durable();
         let waiting = Arc::new(AtomicUsize::new(0));
-        let core = Mutex::new(Core::new(log.clone(), tables, registered, waiting.clone()));
+        let core = Core::new(log.clone(), tables, registered, waiting.clone());
+        let kept = Arc::new(Kept::new(core, views));
+        let keeper = Keeper::start(kept.clone()).map_err(OpenError::Thread)?;
         let (counters, sessions) = (Counters::default(), AtomicU64::new(0));
-        Ok(Arc::new(Self { config, log, core, counters, sessions, waiting, durable }))
+        Ok(Arc::new(Self {
+            config,
+            log,
+            kept,
+            counters,
+            sessions,
+            waiting,
+            durable,
+            _keeper: keeper,
+        }))
+    }
+
+    /// Writes a checkpoint of what changed since the last one, so that the next start has less to read. The same is done
+    /// now and then while the worker runs.
+    pub fn checkpoint(&self) {
+        self.kept.checkpoint();
+    }
+
+    /// All views as text, as far as they are durable: the same views give the same text.
+    #[must_use]
+    pub fn dump(&self) -> String {
+        let copied = Copied::all(&mut self.core());
+        checkpoint::dump(&copied.rows())
     }
 
     /// A session is here, and this is who it is. It is trusted: whoever attaches has checked it. The newest session of a
@@ -160,15 +206,35 @@ impl Worker {
             segments: health.segments,
             log_bytes: health.segment_bytes,
             waiting_bytes: health.waiting_bytes,
+            checkpoints: self.kept.checkpoints(),
         }
     }
 
     /// The state, for a moment: nothing waits while it is held.
     pub(crate) fn core(&self) -> MutexGuard<'_, Core> {
-        self.core.lock().unwrap_or_else(PoisonError::into_inner)
+        self.kept.core()
     }
 
     pub(crate) fn position_at(&self, time_ms: u64) -> Result<u64, ReadError> {
         self.log.position_at(time_ms)
     }
+}
+
+/// The checkpoint in a folder, and the store to write the next to.
+fn load(
+    folder: &Path,
+    log: &dyn EventLog,
+) -> Result<(Option<Box<dyn Views>>, Rebuilt), ViewsError> {
+    let why = match SledViews::open(folder) {
+        Ok(views) => match Rebuilt::load_all(&views, log) {
+            Ok(Some(rebuilt)) => return Ok((Some(Box::new(views)), rebuilt)),
+            Ok(None) => "it is of another log".to_owned(),
+            Err(error) => error.to_string(),
+        },
+        Err(error) => error.to_string(),
+    };
+    tracing::warn!(folder = %folder.display(), why, "the checkpoint is set aside, the views are rebuilt");
+    SledViews::set_aside(folder)?;
+    let views = SledViews::open(folder)?;
+    Ok((Some(Box::new(views)), Rebuilt::default()))
 }

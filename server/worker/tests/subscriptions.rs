@@ -209,9 +209,9 @@ async fn what_can_not_be_subscribed_is_refused_alone() {
         fault(1, Code::INVALID),
         fault(2, Code::INVALID),
         fault(3, Code::NOT_FOUND),
-        Told::Credit { subscription: 4, events: 1 },
         fault(4, Code::CONFLICT),
         Told::Opened { lane: 0, last: 0, refused: vec![] },
+        Told::Credit { subscription: 4, events: 1 },
     ];
     assert_eq!(client.told(6).await, want);
 }

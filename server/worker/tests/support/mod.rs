@@ -34,7 +34,7 @@ pub fn config() -> Config {
 }
 
 pub fn open(folder: &Path) -> Arc<Worker> {
-    Worker::open(config(), Arc::new(log(folder))).unwrap()
+    Worker::open(config(), Arc::new(log(folder)), None).unwrap()
 }
 
 /// What a session was told.
@@ -179,7 +179,12 @@ impl Client {
             match polled {
                 Polled::Gone(code) => panic!("gone: {code}, told {all:?}"),
                 Polled::More => {}
-                Polled::Idle => self.session.ready().await,
+                Polled::Idle => {
+                    let ready = self.session.ready();
+                    let waited =
+                        tokio::time::timeout(std::time::Duration::from_secs(20), ready).await;
+                    assert!(waited.is_ok(), "nothing more is told; so far: {all:?}");
+                }
             }
         }
     }
@@ -187,6 +192,15 @@ impl Client {
     /// Waits for so many things to be told.
     pub async fn told(&mut self, count: usize) -> Vec<Told> {
         self.until(|told| told.len() >= count).await
+    }
+
+    /// Waits until each of the lanes is acked up to its number.
+    pub async fn all_acked(&mut self, lanes: &[(u32, u64)]) {
+        let acked = |told: &[Told], lane: u32, last: u64| {
+            let is = |told: &Told| matches!(told, Told::Ack { lane: of, last: to, .. } if *of == lane && *to >= last);
+            told.iter().any(is)
+        };
+        self.until(|told| lanes.iter().all(|&(lane, last)| acked(told, lane, last))).await;
     }
 
     /// Waits until a lane is acked up to `last`.

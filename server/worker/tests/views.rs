@@ -1,0 +1,165 @@
+//! The views are the log's: made anew from it, from a checkpoint or from garbage, they are the same, bit for bit.
+
+mod support;
+
+use std::{path::Path, sync::Arc};
+
+use spile_protocol::{id::Version, message::Expect};
+use spile_worker::Worker;
+use support::{Client, config, log, open};
+
+fn open_with_views(folder: &Path) -> Arc<Worker> {
+    let log = log(&folder.join("log"));
+    Worker::open(config(), Arc::new(log), Some(&folder.join("views"))).unwrap()
+}
+
+/// Some of everything that a view rests on.
+async fn publish(worker: &Arc<Worker>, run: u8) {
+    for principal in ["a", "b", "c"] {
+        let mut client = Client::new(worker, principal, run);
+        client.ready_to_publish(1);
+        client.lane(1, Some("shared"), 1);
+        client.bind(1, 1, "u");
+        for number in 1..=5 {
+            client.event(0, number, b"own");
+            client.event(1, number, b"shared");
+        }
+        client.batch(0, 6, &[b"x", b"y"], None);
+        client.event_if(0, 8, b"stale", Some(Expect::Version(Version(999))));
+        client.all_acked(&[(0, 8), (1, 5)]).await;
+    }
+}
+
+#[tokio::test]
+async fn views_from_the_log_alone_are_the_same() {
+    let folder = tempfile::tempdir().unwrap();
+    let worker = open(folder.path());
+    publish(&worker, 1).await;
+    publish(&worker, 2).await;
+    let before = worker.dump();
+    assert!(before.contains("shared") && before.lines().count() > 10, "{before}");
+    drop(worker);
+    assert_eq!(open(folder.path()).dump(), before);
+}
+
+#[tokio::test]
+async fn a_checkpoint_and_the_log_behind_it_are_the_same() {
+    let folder = tempfile::tempdir().unwrap();
+    let worker = open_with_views(folder.path());
+    publish(&worker, 1).await;
+    worker.checkpoint();
+    publish(&worker, 2).await;
+    assert_eq!(worker.status().checkpoints, 1);
+    let before = worker.dump();
+    drop(worker);
+    let worker = open_with_views(folder.path());
+    assert_eq!(worker.dump(), before);
+    // And once more from the checkpoint that now holds all.
+    worker.checkpoint();
+    drop(worker);
+    let worker = open_with_views(folder.path());
+    assert_eq!(worker.dump(), before);
+    publish(&worker, 3).await;
+    let before = worker.dump();
+    drop(worker);
+    assert_eq!(open(&folder.path().join("log")).dump(), before);
+}
+
+#[tokio::test]
+async fn views_that_are_gone_or_garbage_are_made_anew() {
+    let folder = tempfile::tempdir().unwrap();
+    let views = folder.path().join("views");
+    let worker = open_with_views(folder.path());
+    publish(&worker, 1).await;
+    worker.checkpoint();
+    let before = worker.dump();
+    drop(worker);
+    type Spoil = fn(&Path);
+    let gone: Spoil = |views| std::fs::remove_dir_all(views).unwrap();
+    let a_file: Spoil = |views| {
+        std::fs::remove_dir_all(views).unwrap();
+        std::fs::write(views, b"not a folder").unwrap();
+    };
+    let garbage: Spoil = |views| {
+        for file in std::fs::read_dir(views).unwrap() {
+            let path = file.unwrap().path();
+            if path.is_file() {
+                let length = std::fs::metadata(&path).unwrap().len();
+                std::fs::write(&path, vec![0xa5; usize::try_from(length).unwrap()]).unwrap();
+            }
+        }
+    };
+    for spoil in [gone, garbage, a_file, garbage] {
+        spoil(&views);
+        let worker = open_with_views(folder.path());
+        assert_eq!(worker.dump(), before);
+        // It is kept again.
+        worker.checkpoint();
+        drop(worker);
+        assert_eq!(open_with_views(folder.path()).dump(), before);
+    }
+}
+
+#[tokio::test]
+async fn a_checkpoint_of_another_log_is_not_taken() {
+    let folder = tempfile::tempdir().unwrap();
+    let worker = open_with_views(folder.path());
+    publish(&worker, 1).await;
+    worker.checkpoint();
+    drop(worker);
+    std::fs::remove_dir_all(folder.path().join("log")).unwrap();
+    let worker = open_with_views(folder.path());
+    assert!(!worker.dump().contains("shared"), "{}", worker.dump());
+}
+
+#[tokio::test]
+async fn a_checkpoint_holds_only_what_is_durable() {
+    let folder = tempfile::tempdir().unwrap();
+    let worker = open_with_views(folder.path());
+    let mut client = Client::new(&worker, "a", 1);
+    client.ready_to_publish(1);
+    for number in 1..=2000 {
+        client.event(0, number, b"x");
+        if number % 100 == 0 {
+            worker.checkpoint();
+        }
+    }
+    client.acked(0, 2000).await;
+    let before = worker.dump();
+    drop(client);
+    drop(worker);
+    assert_eq!(open_with_views(folder.path()).dump(), before);
+}
+
+#[tokio::test]
+async fn a_principal_keeps_its_64_newest_runs() {
+    let folder = tempfile::tempdir().unwrap();
+    let worker = open_with_views(folder.path());
+    for run in 1..=70 {
+        let mut client = Client::new(&worker, "a", run);
+        client.ready_to_publish(1);
+        client.event(0, 1, b"x");
+        client.acked(0, 1).await;
+        if run == 40 {
+            worker.checkpoint();
+        }
+    }
+    let before = worker.dump();
+    assert_eq!(worker.status().runs, 64);
+    let opened = |last| support::Told::Opened { lane: 0, last, refused: vec![] };
+    let mut client = Client::new(&worker, "a", 7);
+    client.lane(0, None, 1);
+    assert_eq!(client.told(1).await, [opened(1)]);
+    let mut client = Client::new(&worker, "a", 6);
+    client.lane(0, None, 2);
+    let code = spile_protocol::code::Code::UNKNOWN_RUN;
+    assert_eq!(client.told(1).await, [support::Told::Closed { lane: 0, code, expected: 1 }]);
+    drop(client);
+    drop(worker);
+    let worker = open_with_views(folder.path());
+    assert_eq!(worker.dump(), before);
+    worker.checkpoint();
+    drop(worker);
+    assert_eq!(open_with_views(folder.path()).dump(), before);
+    assert_eq!(open(&folder.path().join("log")).dump(), before);
+}

@@ -253,6 +253,12 @@ impl Session {
         self.tables.window.in_flight()
     }
 
+    /// Is nothing in flight and nothing asked?
+    #[must_use]
+    pub fn is_idle(&self) -> bool {
+        self.tables.is_idle()
+    }
+
     /// Is the session over? What is due still goes out first.
     #[must_use]
     pub const fn is_closed(&self) -> bool {

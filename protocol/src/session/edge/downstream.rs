@@ -11,7 +11,7 @@ use crate::{
     limits,
     message::{
         Abort, Ack, Body, Call, Credit, Deliver, End, Fault, Full, LaneAnswer, Message, Opened,
-        Scope, Settle, deliver::Kind,
+        Scope, Settle, Writer, deliver::Kind,
     },
     session::{Transmit, window::Amount},
     time::Instant,
@@ -232,15 +232,16 @@ impl Session {
             SubscriptionState::Opening => return Ok(Told::NoCredit), // spec §8.1.1
             SubscriptionState::Open => {}
         }
-        let payload = u32::try_from(deliver.payload.len()).unwrap_or(u32::MAX);
-        let amount = Amount { events: deliver.lengths.count(), bytes: payload };
+        let bytes = u32::try_from(deliver.payload.len()).unwrap_or(u32::MAX);
+        let amount = Amount { events: deliver.lengths.count(), bytes };
         if !subscription.takes(amount) {
             return Ok(Told::NoCredit);
         }
-        if !fits(payload, longest, HEADER_DELIVER) {
+        let message = Message::Deliver(subscription.spelled.shorten(deliver));
+        if !fits(&message, longest) {
             return self.too_long(Scope::Subscription(deliver.subscription), out);
         }
-        out.put(&Message::Deliver(subscription.spelled.shorten(deliver)), crc)?;
+        out.put(&message, crc)?;
         subscription.spelled.note(deliver);
         Ok(Told::Delivered(subscription.deliver(amount)))
     }
@@ -270,8 +271,7 @@ impl Session {
         if !self.tables.is_asked(request) {
             return Ok(Told::Dropped);
         }
-        let payload = u32::try_from(message.payload().len()).unwrap_or(u32::MAX);
-        if !fits(payload, self.greeting.frame_max, HEADER_BODY) {
+        if !fits(message, self.greeting.frame_max) {
             return self.too_long(Scope::Request(request), out);
         }
         out.put(message, crc)?;
@@ -288,8 +288,7 @@ impl Session {
         crc: u32,
         out: &mut impl Transmit,
     ) -> Result<Told, Full> {
-        let payload = u32::try_from(call.payload.len()).unwrap_or(u32::MAX);
-        if !fits(payload, self.greeting.frame_max, HEADER_BODY) {
+        if !fits(message, self.greeting.frame_max) {
             return Ok(Told::TooLong);
         }
         if self.tables.called.len() >= limits::CALLS {
@@ -369,15 +368,17 @@ impl Session {
     }
 }
 
-/// The longest header of a DELIVER: names, numbers, extras.
-const HEADER_DELIVER: u32 = 2 * 1024;
-/// The longest header of a VALUE, CALL or REPLY.
-const HEADER_BODY: u32 = 2 * 1024 + 8;
-
-/// Does a payload with such a header fit a frame of the client's?
-fn fits(payload: u32, longest: u32, header: u32) -> bool {
-    // A client that takes small frames gets small headers: names are what they are.
-    payload <= longest.saturating_sub(header.min(longest / 2))
+/// Does a message fit a frame of the client's? Most do whatever their header is; the others are measured.
+fn fits(message: &Message<'_>, longest: u32) -> bool {
+    const HEADER: usize = 4 * 1024;
+    let longest = usize::try_from(longest).unwrap_or(usize::MAX);
+    let payload = message.payload().len();
+    if payload.saturating_add(HEADER) <= longest {
+        return true;
+    }
+    let mut header = [0; HEADER];
+    let mut writer = Writer::new(&mut header);
+    message.encode_header(&mut writer).is_ok() && writer.len() + payload <= longest
 }
 
 impl Spelled {

@@ -87,11 +87,9 @@ pub(super) const fn void_fault(lane: LaneId, voided: Voided) -> Message<'static>
 impl Session {
     /// Says what is due, as far as there is room: WELCOME before anything else, what ends the session last.
     pub fn poll_transmit(&mut self, now: Instant, out: &mut impl Transmit) {
+        self.close_when_drained(now);
         // A frame that does not fit now is due still, and goes out next time.
-        let finished = self.say_due(out).is_ok();
-        if finished {
-            self.close_when_drained(now);
-        }
+        let _all: Result<(), Full> = self.say_due(out);
     }
 
     /// Is anything due to be said?

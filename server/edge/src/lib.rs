@@ -7,9 +7,11 @@
 use std::sync::{Arc, PoisonError, RwLock};
 
 pub mod auth;
+mod buffers;
 pub mod clock;
 pub mod half_open;
 pub mod limits;
+pub mod link;
 pub mod listener;
 pub mod metrics;
 pub mod policy;

@@ -17,13 +17,14 @@ pub const LINGER: Duration = Duration::from_secs(2);
 /// When a lane whose worker is away is worth opening again, in milliseconds; the client adds its own jitter.
 pub const AWAY_RETRY_MS: u32 = 500;
 
-/// What waits for a link of one session, in bytes, beyond the bytes its credit allows. At the cap: the session ends.
-pub const LINK_SLACK: usize = 1 << 20;
-/// What one session puts on a link before another has its turn, in bytes.
-pub const LINK_TURN: usize = 64 * 1024;
+/// What a worker has said to one session over a link and its task has not taken, in bytes. At the cap: the session ends.
+pub const LINK_INBOX: usize = 8 << 20;
+/// The largest window, in bytes, a subscription has over a link: what is delivered waits at the edge while its client
+/// does not read. More is lowered to it, and the client hears so.
+pub const LINK_WINDOW: u32 = 1 << 20;
 /// The first wait before a link is tried again; it doubles, and a random part of it is taken.
 pub const LINK_BACKOFF: Duration = Duration::from_millis(100);
 /// The longest wait before a link is tried again.
 pub const LINK_BACKOFF_MAX: Duration = Duration::from_secs(5);
-/// Until a link is connected, TLS and LINK_HELLO included. After it: it is tried again.
+/// Until a link is connected, TLS included. After it: it is tried again.
 pub const LINK_CONNECT: Duration = Duration::from_secs(10);

@@ -27,8 +27,8 @@ use self::{
     gate::{Gate, To},
     tables::Tables,
 };
+use crate::buffers::Turn;
 use crate::limits::AWAY_RETRY_MS;
-use crate::session::Turn;
 use crate::upstream::{Away, Input, Port, Ready, Workers};
 use crate::{Edge, policy::Principal};
 
@@ -119,7 +119,14 @@ impl Route {
                 }),
             }
         }
-        gate.counted()
+        let counted = gate.counted();
+        self.note_flight(machine);
+        counted
+    }
+
+    fn note_flight(&mut self, machine: &Session) {
+        let amount = machine.in_flight();
+        self.ports.iter_mut().flatten().for_each(|port| port.in_flight(amount));
     }
 
     /// Says to the client what the workers have for it, as long as there is room. The task is woken when there is more.
@@ -139,6 +146,7 @@ impl Route {
             self.fill_from((first + at) % count, machine, (now, wall), cx, out, &mut counted);
         }
         self.first = (first + 1) % count.max(1);
+        self.note_flight(machine);
         counted
     }
 

@@ -5,8 +5,6 @@
 //! state. Invariants: no byte is lost between turns; an idle session holds no buffer; whoever is cut is told first, as
 //! far as it still listens.
 
-mod buffers;
-
 use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
@@ -23,9 +21,8 @@ use spile_protocol::{
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::Sleep;
 
-pub(crate) use self::buffers::Turn;
-use self::buffers::{Got, Inlet, Outlet};
 use crate::auth::{self, Admitted, Channel, Presented};
+use crate::buffers::{Got, Inlet, Outlet};
 use crate::half_open::Place;
 use crate::limits::{LINGER, READS_A_TURN};
 use crate::listener::Stream;

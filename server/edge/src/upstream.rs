@@ -10,6 +10,7 @@ use spile_protocol::{
     id::{Number, Slot},
     limits::WORKERS,
     message::{Attach, Message},
+    session::Amount,
     time::Millis,
 };
 
@@ -61,6 +62,9 @@ pub trait Port: Send {
     /// Gives to `sink` what the session may be told now, with the payload's CRC, as long as `room` bytes of frames last.
     /// A single message that is longer than all of `room` may go where nothing else did.
     fn poll(&mut self, room: usize, sink: &mut dyn FnMut(&Message<'_>, u32));
+
+    /// What the session has in flight now, over all its workers.
+    fn in_flight(&mut self, _amount: Amount) {}
 
     /// Does the worker take more now? Where not, nothing more is read from the client until [`Port::poll_ready`] wakes
     /// the task: too much waits for the disk.

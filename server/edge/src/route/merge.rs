@@ -19,7 +19,7 @@ use spile_protocol::{
 };
 
 use super::{park_frame, tables::Heard, unpark};
-use crate::session::Turn;
+use crate::buffers::Turn;
 use crate::upstream::{Away, Workers};
 
 /// How a message goes to one worker.

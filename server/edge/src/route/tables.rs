@@ -16,7 +16,7 @@ use spile_protocol::{
 };
 
 use super::{Counted, merge::Merge};
-use crate::session::Turn;
+use crate::buffers::Turn;
 use crate::upstream::Away;
 
 /// A lane that was opened.

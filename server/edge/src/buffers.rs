@@ -29,7 +29,7 @@ const COPIED: usize = limits::READ / 4;
 
 /// What a read came to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Got {
+pub(crate) enum Got {
     /// So many bytes.
     Bytes(usize),
     /// The peer sends nothing more.
@@ -38,7 +38,7 @@ pub(super) enum Got {
 
 /// The way in.
 #[derive(Debug, Default)]
-pub(super) struct Inlet {
+pub(crate) struct Inlet {
     /// The beginning of a frame whose rest has not come.
     kept: Vec<u8>,
 }
@@ -46,7 +46,7 @@ pub(super) struct Inlet {
 impl Inlet {
     /// Reads what there is, at most [`limits::READ`] bytes, and gives it to `work` behind what was kept. What `work`
     /// leaves is kept.
-    pub(super) fn read<S: AsyncRead + Unpin>(
+    pub(crate) fn read<S: AsyncRead + Unpin>(
         &mut self,
         stream: &mut S,
         cx: &mut Context<'_>,
@@ -132,7 +132,7 @@ fn fill<S: AsyncRead + Unpin>(
 
 /// The way out.
 #[derive(Debug, Default)]
-pub(super) struct Outlet {
+pub(crate) struct Outlet {
     /// What the stream did not take, from `at` on.
     unsent: Vec<u8>,
     at: usize,
@@ -142,7 +142,7 @@ pub(super) struct Outlet {
 impl Outlet {
     /// Writes what is left, then what `say` puts out, until that is nothing: ready when all is with the peer's socket.
     /// How many bytes were taken is added to `written`.
-    pub(super) fn write<S: AsyncWrite + Unpin>(
+    pub(crate) fn write<S: AsyncWrite + Unpin>(
         &mut self,
         stream: &mut S,
         cx: &mut Context<'_>,
@@ -235,6 +235,15 @@ impl Turn<'_> {
     /// How much was put in.
     pub(crate) fn len(&self) -> usize {
         self.out.len()
+    }
+
+    /// Takes all of `frames`, which may be many, and empties it.
+    pub(crate) fn take_all(&mut self, frames: &mut Vec<u8>) {
+        if self.out.is_empty() {
+            std::mem::swap(self.out, frames);
+        } else {
+            self.out.append(frames);
+        }
     }
 
     fn put_if_room(

@@ -1,0 +1,169 @@
+//! The edge's side of a link: many sessions on one connection to one worker.
+//!
+//! Sessions put envelopes into one buffer, each turn of a session as one piece, in the order they come; one task a worker
+//! writes it, reads what the worker says, and lays it into the sessions' inboxes. Not here: what may be said (the machine
+//! in `spile_protocol::session::link`) and the task's loop ([`driver`]). Invariants: what waits here is bounded by the
+//! link's credit one way and by windows the other; when the link is gone every port of it is dead, and a port never
+//! outlives its link to speak on the next one.
+
+mod driver;
+mod port;
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::Waker;
+
+use spile_protocol::{
+    code::Code,
+    id::LinkSessionId,
+    message::Attach,
+    session::link::{Edge as Machine, Refusal},
+};
+use tokio::sync::watch;
+
+pub use self::driver::{Connector, run};
+use self::port::{Inbox, LinkPort};
+use crate::limits::AWAY_RETRY_MS;
+use crate::registry::Copy;
+use crate::upstream::{Away, Port, Upstream};
+
+/// How a link is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Condition {
+    /// Sessions may be attached.
+    Up,
+    /// It is tried again; this is why it is not up.
+    Away(String),
+}
+
+/// A worker behind a link.
+#[derive(Debug)]
+pub struct Link {
+    name: String,
+    slots: [u8; 32],
+    /// Where what is registered goes, on the link to the worker of `$registry`.
+    registry: Option<Arc<Copy>>,
+    wire: Arc<Wire>,
+    condition: watch::Sender<Condition>,
+}
+
+/// What sessions and the link's task share.
+#[derive(Debug, Default)]
+struct Wire(Mutex<Shared>);
+
+#[derive(Debug, Default)]
+struct Shared {
+    /// `None` while the link is away.
+    machine: Option<Machine>,
+    /// Counts links: a port of an earlier one is dead.
+    generation: u64,
+    /// Frames on their way to the worker.
+    out: Vec<u8>,
+    inboxes: Vec<Option<Arc<Inbox>>>,
+    /// The link's task, when it waits.
+    driver: Option<Waker>,
+    /// Sessions that wait for room on the link.
+    blocked: Vec<Waker>,
+}
+
+impl Link {
+    /// A worker that has not been reached yet. `slots` is what this edge's configuration gives it.
+    #[must_use]
+    pub fn new(name: String, slots: [u8; 32], registry: Option<Arc<Copy>>) -> Arc<Self> {
+        let condition = watch::Sender::new(Condition::Away("not tried yet".to_owned()));
+        Arc::new(Self { name, slots, registry, wire: Arc::default(), condition })
+    }
+
+    /// How it is, as it changes.
+    #[must_use]
+    pub fn condition(&self) -> watch::Receiver<Condition> {
+        self.condition.subscribe()
+    }
+
+    /// The slots this edge's configuration gives it.
+    #[must_use]
+    pub const fn slots(&self) -> &[u8; 32] {
+        &self.slots
+    }
+}
+
+impl Upstream for Link {
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn attach(&self, attach: &Attach<'_>) -> Result<Box<dyn Port>, Away> {
+        let mut shared = self.wire.lock();
+        let Shared { machine, out, .. } = &mut *shared;
+        let attached = machine.as_mut().map(|machine| machine.attach(attach, out));
+        let Some(Ok(session)) = attached else { return Err(AWAY) };
+        let inbox = Arc::<Inbox>::default();
+        shared.keep(session, Some(Arc::clone(&inbox)));
+        let generation = shared.generation;
+        shared.wake_driver();
+        drop(shared);
+        Ok(Box::new(LinkPort::new(Arc::clone(&self.wire), generation, session, inbox)))
+    }
+}
+
+/// What is said of a worker that is away.
+const AWAY: Away = Away { retry_after_ms: AWAY_RETRY_MS };
+
+impl Wire {
+    fn lock(&self) -> MutexGuard<'_, Shared> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Shared {
+    fn keep(&mut self, session: LinkSessionId, inbox: Option<Arc<Inbox>>) {
+        let Ok(at) = usize::try_from(session.0) else { return };
+        if self.inboxes.len() <= at {
+            self.inboxes.resize_with(at + 1, || None);
+        }
+        if let Some(place) = self.inboxes.get_mut(at) {
+            *place = inbox;
+        }
+    }
+
+    fn inbox(&self, session: LinkSessionId) -> Option<&Arc<Inbox>> {
+        self.inboxes.get(usize::try_from(session.0).ok()?)?.as_ref()
+    }
+
+    fn wake_driver(&mut self) {
+        if let Some(driver) = self.driver.take() {
+            driver.wake();
+        }
+    }
+
+    fn wake_blocked(&mut self) {
+        if self.machine.as_ref().is_none_or(Machine::has_room) {
+            self.blocked.drain(..).for_each(Waker::wake);
+        }
+    }
+
+    /// The link is gone, and with it all that was on its way.
+    fn lose(&mut self) {
+        self.machine = None;
+        self.generation += 1;
+        self.out = Vec::new();
+        for inbox in std::mem::take(&mut self.inboxes).into_iter().flatten() {
+            inbox.close();
+        }
+        self.wake_blocked();
+    }
+
+    /// Ends a session from this side; its number is free when the worker has said so too.
+    fn detach(&mut self, session: LinkSessionId, code: Code) {
+        self.keep(session, None);
+        let Self { machine, out, .. } = self;
+        match machine.as_mut().map(|machine| machine.detach(session, code, out)) {
+            // One that the worker has ended already needs no more; a buffer that grows has room.
+            Some(
+                Ok(())
+                | Err(Refusal::NotAttached | Refusal::NotOpen | Refusal::Full | Refusal::TooMany),
+            )
+            | None => {}
+        }
+        self.wake_driver();
+    }
+}

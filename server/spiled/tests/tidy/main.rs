@@ -5,6 +5,7 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod arrows;
+mod citations;
 mod drawings;
 mod sources;
 
@@ -81,6 +82,11 @@ fn every_source_says_what_lives_there() {
 #[test]
 fn the_servers_main_is_short() {
     none(sources::long_main(&files(&["main.rs"])));
+}
+
+#[test]
+fn every_citation_stands_in_the_specification() {
+    none(citations::complaints(&files(&[".rs", ".md"])));
 }
 
 #[test]

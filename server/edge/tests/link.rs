@@ -1,5 +1,6 @@
 //! A link over pipes in memory, against a worker's end that is the real machine.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test that can't go on ends")]
+#![allow(clippy::wildcard_enum_match_arm, reason = "what a test does not expect is shown as it is")]
 
 use std::future::poll_fn;
 use std::io;

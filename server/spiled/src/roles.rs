@@ -7,15 +7,26 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use spile_edge::registry::Copy;
+use spile_edge::upstream::Workers;
+use spile_protocol::message::{self, List};
+use spile_protocol::time::Millis;
 use tokio::net::TcpListener;
 use tokio::task::spawn_blocking;
+use tokio_util::sync::CancellationToken;
 
 use crate::certs::deployment;
 use crate::clock::unix_seconds;
-use crate::config::{Config, DeviceListen, Role, TlsFiles};
+use crate::config::{Config, DeviceListen, Durability, Role, TlsFiles};
 use crate::health::Colour;
+use crate::inprocess::InProcess;
+use crate::serve;
 use crate::start::{Room, bind};
+use crate::store::Store;
 use crate::tls::{Acceptor, LinkConnector, TlsError};
+
+/// An all-in-one's worker has them all.
+const ALL_SLOTS: [u8; 32] = [0xff; 32];
 
 /// A certificate that ends sooner than this, in seconds, is a yellow fact.
 const ENDS_SOON: u64 = 14 * 86_400;
@@ -93,8 +104,8 @@ fn device_acceptor(
 /// An address is taken.
 pub async fn start(room: &Room, prepared: Prepared) -> anyhow::Result<Started> {
     match (&room.config.role, prepared) {
-        (Role::All { tenants, listen, .. }, Prepared::All { devices, dev }) => {
-            all(room, *listen, first(tenants), devices, dev).await
+        (Role::All { tenants, listen, durability }, Prepared::All { devices, dev }) => {
+            all(room, *listen, tenants, *durability, devices, dev).await
         }
         (Role::Edge { listen, .. }, Prepared::Edge { devices, links }) => {
             edge(room, *listen, devices, links).await
@@ -111,17 +122,24 @@ pub async fn start(room: &Room, prepared: Prepared) -> anyhow::Result<Started> {
 async fn all(
     room: &Room,
     listen: DeviceListen,
-    tenant: &str,
+    tenants: &[String],
+    durability: Durability,
     devices: Option<Arc<Acceptor>>,
     dev: PathBuf,
 ) -> anyhow::Result<Started> {
     let (listener, address) = bind("edge", listen.address, "--listen").await?;
-    let (folder, tenant) = (dev.clone(), tenant.to_owned());
+    let (folder, tenant) = (dev.clone(), first(tenants).to_owned());
     spawn_blocking(move || deployment::write_contexts(&folder, address, &tenant)).await??;
-    if let Some(devices) = devices {
+    let store = Store::open(room, ALL_SLOTS, durability).await?;
+    let workers = Workers::one(Arc::new(InProcess(Arc::clone(&store.worker))));
+    let registry = Arc::new(registry());
+    let edge = serve::edge(room, tenants, registry, workers)?;
+    if let Some(devices) = devices.clone() {
         keep_fresh(room, "edge", move || devices.reload().map(|()| devices.certificate_ends()));
     }
-    hold(room, listener);
+    let served = CancellationToken::new();
+    serve::listen(room, edge, listener, devices, served.clone());
+    store.close_behind(room, served);
     Ok(Started { listening: vec![("edge", address)], hints: hints(&dev) })
 }
 
@@ -190,6 +208,20 @@ fn judge(ends: u64, now: u64) -> (Colour, String) {
         return (Colour::Yellow, format!("ends in {days} days; renew it and send SIGHUP"));
     }
     (Colour::Green, format!("ends in {days} days"))
+}
+
+/// Nobody is registered: certificates alone let in.
+fn registry() -> Copy {
+    let registry = Copy::new(u64::MAX);
+    let nobody = message::Registry {
+        upto: 0,
+        whole: true,
+        entries: List::default(),
+        more: false,
+        groups: List::default(),
+    };
+    registry.apply(Millis(0), &nobody);
+    registry
 }
 
 fn first(tenants: &[String]) -> &str {

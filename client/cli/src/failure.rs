@@ -131,9 +131,10 @@ impl Failure {
     fn refusal(what: String, refusal: &Refusal) -> Self {
         let entry = refusal.code.entry();
         let cause = entry.map_or("the server refused", |entry| entry.cause);
-        let mut why = if refusal.detail.is_empty() { cause } else { &refusal.detail }.to_owned();
+        let said = if refusal.detail.is_empty() { cause } else { &refusal.detail };
+        let mut why = lower_first(said.trim_end_matches('.'));
         if let Some(version) = refusal.version {
-            why = format!("{} (the stream is at version {version})", why.trim_end_matches('.'));
+            why = format!("{why} (the stream is at version {version})");
         }
         let remedy = entry.map_or("update the client", |entry| entry.remedy);
         let millis =
@@ -209,9 +210,14 @@ fn one_line(text: &str) -> String {
     text.trim().chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
 }
 
+/// A sentence in the middle of a line; a word in capitals (`HELLO`) stays.
 fn lower_first(text: &str) -> String {
     let mut chars = text.chars();
-    chars.next().map_or_else(String::new, |first| first.to_lowercase().chain(chars).collect())
+    let (Some(first), rest) = (chars.next(), chars.as_str()) else { return String::new() };
+    if rest.chars().next().is_some_and(char::is_uppercase) {
+        return text.to_owned();
+    }
+    first.to_lowercase().chain(rest.chars()).collect()
 }
 
 #[cfg(test)]

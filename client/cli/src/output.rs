@@ -25,6 +25,11 @@ impl Output {
         Self { json, quiet, out: BufWriter::with_capacity(BUFFER, io::stdout()) }
     }
 
+    /// Is stdout for scripts?
+    pub(crate) const fn is_json(&self) -> bool {
+        self.json
+    }
+
     /// Are notices and progress unwanted?
     pub(crate) const fn is_quiet(&self) -> bool {
         self.quiet

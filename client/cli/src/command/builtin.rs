@@ -1,6 +1,6 @@
 //! Calls to the services that are built in (`$status`, `$device`): JSON there and back. spec/admin.md.
 
-use serde_json::Value;
+use serde_json::{Value, json};
 use spile_client::Client;
 
 use crate::args::Everywhere;
@@ -24,8 +24,28 @@ pub(crate) async fn ask(
         .map_err(|why| Failure::local(&local_code::ANSWER, what, why))
 }
 
+/// All items of a list, page after page. admin §1.7
+pub(crate) async fn list(
+    client: &Client,
+    typed: &Everywhere,
+    service: &str,
+    mut each: impl FnMut(Value) -> Result<(), Failure>,
+) -> Result<(), Failure> {
+    let mut after = String::new();
+    loop {
+        let answer = ask(client, typed, service, "ls", &json!({ "after": after })).await?;
+        let next = answer.get("next").and_then(Value::as_str).unwrap_or_default().to_owned();
+        items(answer).into_iter().try_for_each(&mut each)?;
+        // A server that names the same page again would never come to an end.
+        if next.is_empty() || next == after {
+            return Ok(());
+        }
+        after = next;
+    }
+}
+
 /// The items of an answer that lists: an array, or the one field that is an array.
-pub(crate) fn items(answer: Value) -> Vec<Value> {
+fn items(answer: Value) -> Vec<Value> {
     match answer {
         Value::Array(items) => items,
         Value::Object(fields) => {
@@ -40,5 +60,18 @@ pub(crate) fn items(answer: Value) -> Vec<Value> {
             list.unwrap_or_default()
         }
         other @ (Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_)) => vec![other],
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_list_is_an_array_or_the_one_field_that_is() {
+        let items_of = |answer| items(answer).len();
+        assert_eq!(items_of(json!([1, 2])), 2);
+        assert_eq!(items_of(json!({ "devices": [1, 2, 3], "next": "c", "partial": false })), 3);
+        assert_eq!(items_of(json!({ "next": "c" })), 0);
     }
 }

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use spile_protocol::id;
 
 use crate::args::{Device, DeviceAdd, Everywhere};
-use crate::command::builtin::{ask, items};
+use crate::command::builtin::{ask, list};
 use crate::connect::{connect, effective};
 use crate::failure::Failure;
 use crate::output::{Output, say};
@@ -24,8 +24,10 @@ pub(crate) async fn run(
     match device {
         Device::Add(add) => self::add(add, typed, output).await,
         Device::Ls => {
-            let listed = call(typed, "ls", &json!({})).await?;
-            items(listed).into_iter().try_for_each(|item| output.result(&item, line))
+            let client = connect(typed).await?;
+            let outcome = list(&client, typed, "$device", |item| output.result(&item, line)).await;
+            client.close().await;
+            outcome
         }
         Device::Show { id } => {
             let shown = call(typed, "show", &json!({ "id": checked(id)? })).await?;
@@ -80,8 +82,14 @@ async fn add(args: &DeviceAdd, typed: &Everywhere, output: &mut Output) -> Resul
 }
 
 fn line(item: &Value) -> String {
-    let Some(fields) = item.as_object() else { return text(item) };
-    fields.values().map(text).collect::<Vec<_>>().join("  ")
+    let field = |name: &str| item.get(name).map_or_else(|| "-".to_owned(), text);
+    format!(
+        "{:<24} {:<9} {:<12} {}",
+        field("device"),
+        field("role"),
+        field("tenant"),
+        field("state")
+    )
 }
 
 fn lines(item: &Value) -> String {

@@ -210,10 +210,8 @@ impl Told<'_> {
                 return self.end(&check, failure.exit());
             }
         };
-        for check in disk(&status) {
-            self.tell(&check)?;
-        }
-        Ok(())
+        self.tell(&health(&status))?;
+        disk(&status).iter().try_for_each(|check| self.tell(check))
     }
 }
 
@@ -242,12 +240,26 @@ fn certificate(der: &[u8], suite: &str) -> Check {
     )
 }
 
+/// What the server itself finds wrong.
+fn health(status: &Value) -> Check {
+    let wrong = status.get("wrong").and_then(Value::as_array).into_iter().flatten();
+    let wrong: Vec<_> = wrong.filter_map(Value::as_str).collect();
+    if status.get("healthy").and_then(Value::as_bool).unwrap_or(wrong.is_empty()) {
+        return Check::good("server", "healthy");
+    }
+    let detail = if wrong.is_empty() { "not healthy".to_owned() } else { wrong.join("; ") };
+    Check::bad("server", detail, "see the server's log and its /health")
+}
+
 /// What the status says of each worker's disk and of how long a sync takes.
 fn disk(status: &Value) -> Vec<Check> {
     let mut checks = Vec::new();
-    let workers = status.get("workers").and_then(Value::as_array);
-    for worker in workers.into_iter().flatten() {
-        let name = worker.get("name").and_then(Value::as_str).unwrap_or("worker");
+    // An all-in-one may answer for its one worker.
+    let alone = std::slice::from_ref(status);
+    let workers = status.get("workers").and_then(Value::as_array).map_or(alone, Vec::as_slice);
+    for worker in workers {
+        let name = worker.get("name").or_else(|| worker.get("worker"));
+        let name = name.and_then(Value::as_str).unwrap_or_default();
         if let Some(free) = worker.get("disk_free_bytes").and_then(Value::as_u64) {
             let total = worker.get("disk_total_bytes").and_then(Value::as_u64).unwrap_or(0);
             let detail = format!("worker {name}: {} MiB of {} MiB free", free >> 20, total >> 20);
@@ -293,6 +305,14 @@ mod tests {
             assert_eq!(found, ok);
             assert!(checks.iter().all(|check| check.ok == check.remedy.is_none()));
         }
+    }
+
+    #[test]
+    fn what_the_server_finds_wrong_is_told() {
+        assert!(health(&json!({ "healthy": true, "wrong": [] })).ok);
+        let check = health(&json!({ "healthy": false, "wrong": ["the disk is full", "b"] }));
+        assert!(!check.ok && check.detail == "the disk is full; b");
+        assert!(!health(&json!({ "healthy": false })).ok);
     }
 
     #[test]

@@ -71,7 +71,9 @@ impl Credentials {
             Kind::DeviceKey(key) => Some(hex(&Sha256::digest(key))),
             Kind::Certificate { .. } => None,
         };
-        json!({ "id": self.id, "role": args.role, "key_hash": hash, "expires_ms": self.expires_ms })
+        // admin §3.1: 0 is for ever.
+        let expires_ms = self.expires_ms.unwrap_or(0);
+        json!({ "id": self.id, "role": args.role, "key_hash": hash, "expires_ms": expires_ms })
     }
 
     /// Writes all files into the folder.

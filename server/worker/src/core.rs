@@ -6,7 +6,7 @@
 use std::{
     collections::{HashMap, VecDeque},
     sync::{
-        Arc,
+        Arc, Weak,
         atomic::{AtomicUsize, Ordering},
     },
 };
@@ -112,6 +112,8 @@ pub(crate) struct Core {
     pub(crate) heads: BytesMut,
     pub(crate) sessions: HashMap<(Arc<str>, Run), Attached>,
     pub(crate) registered: Registered,
+    /// Sessions that wait for edges to keep a change of the registry.
+    pub(crate) confirmers: Vec<Weak<Bell>>,
 }
 
 impl Core {
@@ -142,6 +144,7 @@ impl Core {
             heads: BytesMut::new(),
             sessions: HashMap::new(),
             registered,
+            confirmers: Vec::new(),
         }
     }
 
@@ -484,6 +487,16 @@ impl Core {
             stream.watchers.swap_remove(at);
         }
         self.tables.release_stream(ix);
+    }
+
+    /// An edge has a change of the registry, or left: who waits for that looks again.
+    pub(crate) fn ring_confirmers(&mut self) {
+        self.confirmers.retain(|bell| {
+            bell.upgrade().is_some_and(|bell| {
+                bell.ring();
+                true
+            })
+        });
     }
 
     /// The last version of a stream, as far as it was appended.

@@ -126,7 +126,7 @@ impl<'a> Intake<'a> {
     /// Hands what was taken to the log. Dropping does the same.
     pub fn finish(self) {}
 
-    fn commit(&mut self) {
+    pub(crate) fn commit(&mut self) {
         let tally = std::mem::take(&mut self.tally);
         match self.core.commit(false) {
             Ok(()) => self.worker.counters.count(&tally),
@@ -134,7 +134,7 @@ impl<'a> Intake<'a> {
         }
     }
 
-    fn lose(&mut self, refusal: Refusal) {
+    pub(crate) fn lose(&mut self, refusal: Refusal) {
         self.worker.counters.refused_calls.add(1);
         self.desk.catch_up(&mut self.core);
         self.desk.lose(&self.core, refusal.end, refusal.code);

@@ -8,6 +8,7 @@
 
 mod answers;
 mod bell;
+mod calls;
 mod checkpoint;
 mod core;
 mod intake;

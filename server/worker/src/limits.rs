@@ -36,3 +36,9 @@ pub const LIST_BYTES: usize = 8 * 1024;
 pub const CHECKPOINT_S: u64 = 30;
 /// … or so many changed rows. It bounds how long the core is locked to copy them: some milliseconds.
 pub const CHECKPOINT_ROWS: usize = 65_536;
+/// How long a change of the registry waits for edges to keep it before those that have not are named.
+pub const CONFIRM_MS: u64 = 5000;
+/// Changes of the registry one session may have waiting. At the cap: the next is answered BUSY.
+pub const CONFIRMS: usize = 64;
+/// Devices of one page of a listing, at most.
+pub const PAGE_DEVICES: usize = 1000;

@@ -3,10 +3,18 @@
 //! Here is what is registered, as far as it is durable, and what is on its way there. Nobody is told of an entry before
 //! the log is durable past it.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::{
+    collections::{BTreeMap, VecDeque},
+    ops::Bound,
+    sync::Arc,
+};
 
 use serde::{Deserialize, Serialize};
+use spile_log::Durable;
 use spile_protocol::id::Role;
+use tokio::sync::watch;
+
+use crate::worker::Worker;
 
 /// The key whose events the registry is.
 pub const KEY: &str = "$registry";
@@ -102,16 +110,41 @@ pub fn unhex(text: &str) -> Option<[u8; 32]> {
 type Name = (String, String);
 
 /// What is registered.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Registered {
-    /// As far as it is durable.
-    devices: BTreeMap<Name, Device>,
+    /// As far as it is durable: each with the position behind the record that says so.
+    devices: BTreeMap<Name, (u64, Device)>,
     /// On its way to the disk: the position behind each, and what it will be.
     coming: VecDeque<(u64, Device)>,
     /// The position behind the last record that changed `devices`.
     upto: u64,
     /// What changed since the last checkpoint.
     dirty: Vec<Name>,
+    /// The position behind the last record that was put: who follows waits for the log to be durable up to it.
+    put: watch::Sender<u64>,
+    /// Who follows, and up to where each has it.
+    followers: Vec<Follows>,
+}
+
+/// One that follows the registry.
+#[derive(Debug)]
+struct Follows {
+    number: u64,
+    edge: String,
+    upto: u64,
+}
+
+impl Default for Registered {
+    fn default() -> Self {
+        Self {
+            devices: BTreeMap::new(),
+            coming: VecDeque::new(),
+            upto: 0,
+            dirty: Vec::new(),
+            put: watch::Sender::new(0),
+            followers: Vec::new(),
+        }
+    }
 }
 
 fn name(device: &Device) -> Name {
@@ -123,12 +156,13 @@ impl Registered {
     pub(crate) fn apply(&mut self, end: u64, device: Device) {
         self.upto = end;
         self.dirty.push(name(&device));
-        self.devices.insert(name(&device), device);
+        self.devices.insert(name(&device), (end, device));
     }
 
     /// It was appended, and counts once the log is durable up to `end`.
     pub(crate) fn put(&mut self, end: u64, device: Device) {
         self.coming.push_back((end, device));
+        self.put.send_replace(end);
     }
 
     pub(crate) fn settle(&mut self, durable: u64) {
@@ -149,19 +183,32 @@ impl Registered {
     }
 
     pub(crate) fn get(&self, tenant: &str, principal: &str) -> Option<&Device> {
-        self.devices.get(&(tenant.to_owned(), principal.to_owned()))
+        self.devices.get(&(tenant.to_owned(), principal.to_owned())).map(|(_, device)| device)
     }
 
     pub(crate) fn iter(&self) -> impl Iterator<Item = &Device> {
-        self.devices.values()
+        self.devices.values().map(|(_, device)| device)
+    }
+
+    /// Devices of a tenant behind a name, in order.
+    pub(crate) fn page<'r>(
+        &'r self,
+        tenant: &'r str,
+        after: &str,
+    ) -> impl Iterator<Item = &'r Device> {
+        let begin = (Bound::Excluded((tenant.to_owned(), after.to_owned())), Bound::Unbounded);
+        let behind = self.devices.range(begin).map(|(_, (_, device))| device);
+        behind.take_while(move |device| device.tenant == tenant)
+    }
+
+    /// What changed behind a position.
+    fn since(&self, seen: u64) -> Vec<Device> {
+        let changed = self.devices.values().filter(|(end, _)| *end > seen);
+        changed.map(|(_, device)| device.clone()).collect()
     }
 
     pub(crate) fn len(&self) -> usize {
         self.devices.len() + self.coming.len()
-    }
-
-    pub(crate) fn upto(&self) -> u64 {
-        self.upto
     }
 
     /// All that was loaded rests on positions before this one.
@@ -174,12 +221,106 @@ impl Registered {
         let mut names = std::mem::take(&mut self.dirty);
         names.sort_unstable();
         names.dedup();
-        names.iter().filter_map(|name| self.devices.get(name).cloned()).collect()
+        names.iter().filter_map(|name| self.devices.get(name)).map(|(_, it)| it.clone()).collect()
     }
 
     /// What a checkpoint wrote.
     pub(crate) fn load(&mut self, device: Device) {
-        self.devices.insert(name(&device), device);
+        self.devices.insert(name(&device), (0, device));
+    }
+
+    /// Edges that follow: those that have it up to `end`, and those that have not.
+    pub(crate) fn confirmed(&self, end: u64) -> (Vec<String>, Vec<String>) {
+        let (have, lack): (Vec<_>, Vec<_>) = self.followers.iter().partition(|one| one.upto >= end);
+        let names = |of: Vec<&Follows>| of.into_iter().map(|one| one.edge.clone()).collect();
+        (names(have), names(lack))
+    }
+}
+
+/// A part of the registry, for one that keeps a copy.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Copy {
+    /// The position behind the last record it rests on: to be confirmed when the copy is kept.
+    pub upto: u64,
+    /// Is it all there is; else it changes the copy before.
+    pub whole: bool,
+    /// What changed, or all.
+    pub devices: Vec<Device>,
+}
+
+/// Follows the registry: whole first, then what changes, as it becomes durable.
+pub struct Follower {
+    worker: Arc<Worker>,
+    number: u64,
+    /// Up to where it was told; `None` before the whole copy.
+    told: Option<u64>,
+    put: watch::Receiver<u64>,
+    durable: watch::Receiver<Durable>,
+}
+
+impl std::fmt::Debug for Follower {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Follower").field("told", &self.told).finish_non_exhaustive()
+    }
+}
+
+impl Follower {
+    pub(crate) fn new(worker: Arc<Worker>, number: u64, edge: &str) -> Self {
+        let durable = worker.durable();
+        let mut core = worker.core();
+        let put = core.registered.put.subscribe();
+        core.registered.followers.push(Follows { number, edge: edge.to_owned(), upto: 0 });
+        drop(core);
+        Self { worker, number, told: None, put, durable }
+    }
+
+    /// What there is to tell now.
+    pub fn poll(&mut self) -> Option<Copy> {
+        let mut core = self.worker.core();
+        core.look();
+        let registered = &core.registered;
+        let upto = registered.upto;
+        let devices = match self.told {
+            None => registered.iter().cloned().collect(),
+            Some(told) if upto > told => registered.since(told),
+            Some(_) => return None,
+        };
+        let whole = self.told.replace(upto).is_none();
+        Some(Copy { upto, whole, devices })
+    }
+
+    /// The whole copy first, then each change when it is durable. Nothing is lost when the wait is dropped.
+    pub async fn next(&mut self) -> Copy {
+        loop {
+            let put = *self.put.borrow_and_update();
+            let durable = self.durable.borrow_and_update().end.get();
+            if let Some(copy) = self.poll() {
+                return copy;
+            }
+            let gone =
+                if put > durable { self.durable.changed().await } else { self.put.changed().await };
+            if gone.is_err() {
+                std::future::pending::<()>().await;
+            }
+        }
+    }
+
+    /// The copy is kept up to here, so that who changed the registry is told.
+    pub fn confirm(&self, upto: u64) {
+        let mut core = self.worker.core();
+        let waiting = core.registered.followers.iter_mut().find(|one| one.number == self.number);
+        if let Some(one) = waiting {
+            one.upto = one.upto.max(upto);
+        }
+        core.ring_confirmers();
+    }
+}
+
+impl Drop for Follower {
+    fn drop(&mut self) {
+        let mut core = self.worker.core();
+        core.registered.followers.retain(|one| one.number != self.number);
+        core.ring_confirmers();
     }
 }
 

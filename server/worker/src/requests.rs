@@ -40,7 +40,7 @@ struct Begin {
 
 impl Intake<'_> {
     /// A message that is neither LANE, BIND, EVENT nor BATCH.
-    pub(crate) fn other(&mut self, _: Millis, message: &Message<'_>, _: &Bytes) {
+    pub(crate) fn other(&mut self, now: Millis, message: &Message<'_>, payload: &Bytes) {
         match message {
             Message::Subscribe(subscribe) => self.subscribe(subscribe),
             Message::Settle(settle) => self.settle(settle),
@@ -51,9 +51,7 @@ impl Intake<'_> {
             Message::Serve(serve) => {
                 self.refuse_request(serve.request, "services are not taken here")
             }
-            Message::Call(Body { fields, .. }) => {
-                self.refuse_request(fields.request, "there is no such service")
-            }
+            Message::Call(Body { fields, .. }) => self.call(now, fields, payload),
             Message::Open(open) => self.refuse_upload(open.upload),
             Message::Chunk(chunk) => self.refuse_upload(chunk.upload),
             Message::Seal(seal) => self.refuse_upload(seal.upload),
@@ -63,7 +61,7 @@ impl Intake<'_> {
         }
     }
 
-    fn refuse_request(&mut self, request: RequestId, detail: &str) {
+    pub(crate) fn refuse_request(&mut self, request: RequestId, detail: &str) {
         let gate = self.core.next;
         self.desk.refuse(gate, request, Code::NOT_FOUND, detail);
     }

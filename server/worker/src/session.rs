@@ -22,6 +22,7 @@ use tokio_util::sync::ReusableBoxFuture;
 use crate::{
     answers::{Answers, Hearer, Sink, What, request_of},
     bell::Bell,
+    calls::Confirm,
     core::{Attached, Core},
     intake::Intake,
     limits::{RETRY_BUSY_MS, RETRY_DISK_MS},
@@ -98,6 +99,8 @@ pub(crate) struct Desk {
     pub(crate) routes: Vec<Option<Route>>,
     pub(crate) answers: Answers,
     pub(crate) subscriptions: Vec<Subscription>,
+    /// Changes of the registry that were not answered yet.
+    pub(crate) confirms: Vec<Confirm>,
     /// The bell was heard, and who watches a stream has not looked yet.
     heard: bool,
 }
@@ -160,6 +163,7 @@ impl Session {
             routes: Vec::new(),
             answers: Answers::default(),
             subscriptions: Vec::new(),
+            confirms: Vec::new(),
             heard: false,
         };
         Self { worker, desk, moved }
@@ -192,6 +196,7 @@ impl Session {
         }
         let end = self.sync();
         let worker = &self.worker;
+        self.desk.answer_confirms(worker, end);
         let Desk { subscriptions, who, answers, bell, heard, .. } = &mut self.desk;
         let to = Hearer { worker: &worker.config.name, frame_max: who.frame_max };
         let mut said = answers.emit(end, room, to, sink);
@@ -230,7 +235,8 @@ impl Session {
             let mut core = self.worker.core();
             self.desk.catch_up(&mut core);
         }
-        if durable.state == LogState::Poisoned && !self.desk.answers.is_empty() {
+        let waits = !(self.desk.answers.is_empty() && self.desk.confirms.is_empty());
+        if durable.state == LogState::Poisoned && waits {
             let core = self.worker.core();
             self.desk.lose(&core, durable.end.get(), Code::UNKNOWN_OUTCOME);
         }
@@ -243,12 +249,14 @@ impl Session {
         let lost = durable.generation != desk.generation || durable.state == LogState::Poisoned;
         desk.bell.gone().is_some()
             || desk.answers.ready(durable.end.get())
-            || (lost && !desk.answers.is_empty())
+            || desk.confirms.iter().any(|one| one.answer(&self.worker, durable.end.get()).is_some())
+            || (lost && !(desk.answers.is_empty() && desk.confirms.is_empty()))
             || desk.subscriptions.iter().any(|one| one.ready(durable.end.get()))
     }
 
     fn waits_for_disk(&self) -> bool {
         !self.desk.answers.is_empty()
+            || !self.desk.confirms.is_empty()
             || self.desk.subscriptions.iter().any(Subscription::waits_for_disk)
             || !self.has_room()
     }
@@ -259,7 +267,8 @@ impl Session {
             self.desk.heard = true;
             return Poll::Ready(());
         }
-        if self.has_something() {
+        let late = self.desk.confirms.iter_mut().fold(false, |late, one| one.poll_late(cx) || late);
+        if late || self.has_something() {
             return Poll::Ready(());
         }
         while self.waits_for_disk() {
@@ -330,6 +339,11 @@ impl Desk {
     /// send again.
     pub(crate) fn lose(&mut self, core: &Core, end: u64, code: Code) {
         let mut closed: Vec<LaneId> = Vec::new();
+        let lost: Vec<_> = self.confirms.iter().filter_map(|one| one.lost(end)).collect();
+        self.confirms.retain(|one| one.lost(end).is_none());
+        for request in lost {
+            self.said(end, Said::fault(code, Scope::Request(request), ""));
+        }
         for answer in self.answers.lose(end) {
             let lane = answer.lane;
             match (request_of(&answer), answer.what) {
@@ -361,6 +375,19 @@ impl Desk {
             _ => 0,
         };
         self.answers.push(gate, id, What::Closed { code, expected, retry_after_ms });
+    }
+
+    /// Changes of the registry that can be answered now.
+    fn answer_confirms(&mut self, worker: &Worker, end: u64) {
+        let Self { confirms, answers, .. } = self;
+        confirms.retain(|one| {
+            let said = one.answer(worker, end);
+            let answered = said.is_some();
+            if let Some(said) = said {
+                answers.push(0, LaneId(0), What::Said(Box::new(said)));
+            }
+            !answered
+        });
     }
 
     pub(crate) fn said(&mut self, gate: u64, said: Said) {

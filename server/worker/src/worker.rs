@@ -11,7 +11,7 @@ use std::{
 
 use spile_log::{Durable, ReadError, State};
 use spile_protocol::{
-    id::{NameError, name},
+    id::{NameError, Slot, name},
     message::Attach,
 };
 use tokio::sync::watch;
@@ -22,6 +22,7 @@ use crate::{
     keeper::{Keeper, Kept},
     log::EventLog,
     rebuild::{ApplyError, Rebuilt},
+    registry::{self, Device, Follower},
     session::Session,
     status::{Counters, Status},
     views::{SledViews, Views, ViewsError},
@@ -143,6 +144,29 @@ impl Worker {
         Session::attach(self.clone(), attach, number)
     }
 
+    /// Follows the registry for an edge: a whole copy, then changes. Only the worker of its slot has one to follow.
+    #[must_use]
+    pub fn follow_registry(self: &Arc<Self>, edge: &str) -> Option<Follower> {
+        let number = self.sessions.fetch_add(1, Ordering::Relaxed);
+        self.has_registry().then(|| Follower::new(self.clone(), number, edge))
+    }
+
+    /// Is this the worker that holds the slot of `$registry`?
+    #[must_use]
+    pub fn has_registry(&self) -> bool {
+        let slot = Slot::of(registry::TENANT, registry::KEY).0;
+        let byte = self.config.slots.get(usize::from(slot / 8)).copied().unwrap_or_default();
+        byte & (1 << (slot % 8)) != 0
+    }
+
+    /// What is registered of a principal, as far as it is durable.
+    #[must_use]
+    pub fn registered(&self, tenant: &str, principal: &str) -> Option<Device> {
+        let mut core = self.core();
+        core.look();
+        core.registered.get(tenant, principal).cloned()
+    }
+
     /// Its name.
     #[must_use]
     pub fn name(&self) -> &str {
@@ -175,6 +199,10 @@ impl Worker {
     /// What it says of itself.
     #[must_use]
     pub fn status(&self) -> Status {
+        self.status_of(&self.core())
+    }
+
+    pub(crate) fn status_of(&self, core: &Core) -> Status {
         let health = self.log.health();
         let durable = *self.durable.borrow();
         let mut wrong: Vec<String> = Vec::new();
@@ -184,7 +212,6 @@ impl Worker {
         wrong.extend(damaged.map(|damage| {
             format!("{}: positions {} up to {} are damaged", damage.file, damage.from, damage.to)
         }));
-        let core = self.core();
         let tables = &core.tables;
         Status {
             worker: self.config.name.clone(),

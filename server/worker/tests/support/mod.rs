@@ -1,6 +1,12 @@
 //! A worker on a real log in a temporary folder, and a client that speaks to it in messages.
 #![allow(dead_code, unreachable_pub, reason = "each test uses a part")]
-#![allow(clippy::unwrap_used, clippy::panic, clippy::wildcard_enum_match_arm, reason = "a test")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::wildcard_enum_match_arm,
+    clippy::indexing_slicing,
+    reason = "a test"
+)]
 
 use std::{path::Path, sync::Arc};
 
@@ -11,8 +17,8 @@ use spile_protocol::{
     crc,
     id::{LaneId, Number, Role, RouteId, Run, SubscriptionId, Version},
     message::{
-        Ack, At, Batch, Bind, Event, Expect, Extras, From, Lane, Lengths, List, Message, Outcome,
-        Scope, Settle, Source, Subscribe,
+        Ack, At, Batch, Bind, Body, Call, Event, Expect, Extras, From, Lane, Lengths, List,
+        Message, Outcome, Scope, Settle, Source, Subscribe,
     },
     time::Millis,
 };
@@ -142,6 +148,37 @@ impl Client {
         let at = At { worker: "w", position: spile_protocol::id::Position(position) };
         let from = From::Positions(List::encode([at], &mut buffer).unwrap());
         self.subscribe(id, Source::Filter { filter, key: None, from }, 1000, true);
+    }
+
+    pub fn call(&mut self, request: u32, service: &str, method: &str, payload: &str) {
+        let fields = Call {
+            request: spile_protocol::id::RequestId(request),
+            service,
+            method,
+            remaining_ms: 1000,
+            idempotent: false,
+            content_type: "",
+            caller: "",
+            trace: None,
+        };
+        self.say(0, &Message::Call(Body { fields, payload: payload.as_bytes() }));
+    }
+
+    /// Calls, and waits for the reply: its code, and its payload as JSON.
+    pub async fn reply(
+        &mut self,
+        service: &str,
+        method: &str,
+        payload: &str,
+    ) -> (Code, serde_json::Value) {
+        self.call(1, service, method, payload);
+        let told = self.told(1).await;
+        match &told[..] {
+            [Told::Reply { code, payload, .. }] => {
+                (*code, serde_json::from_slice(payload).unwrap_or_default())
+            }
+            other => panic!("no reply: {other:?}"),
+        }
     }
 
     pub fn settle(&mut self, subscription: u32, delivery: u64) {

@@ -1,0 +1,322 @@
+//! Built-in services, answered by the worker itself: `$status`, and `$device`, which changes the registry. JSON in, JSON out;
+//! spec/admin.md says which.
+//!
+//! The edge's policy has decided whether the caller may. The invariant: a change is answered when it is durable and every
+//! edge that follows has kept it, or names after five seconds those that have not.
+
+use std::{pin::Pin, task::Context, time::Duration};
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+use spile_protocol::{
+    code::Code,
+    crc,
+    id::{self, Number, RequestId, Role, Run},
+    message::{Call, Extras, deliver::Kind},
+    time::Millis,
+};
+use tokio::time::{Sleep, sleep};
+
+use crate::{
+    core::Put,
+    intake::Intake,
+    limits::{CONFIRM_MS, CONFIRMS, DEVICES, PAGE_DEVICES},
+    record::{self, Names, kind},
+    registry::{Device, KEY, TENANT, TOPIC, unhex},
+    said::Said,
+    worker::Worker,
+};
+
+/// What the payload of calls and replies is.
+const JSON: &str = "application/json";
+
+/// Why a call is not done; the service's own answer.
+struct Not {
+    code: Code,
+    detail: String,
+}
+
+fn not(code: Code, detail: impl Into<String>) -> Not {
+    Not { code, detail: detail.into() }
+}
+
+/// What `$device` is asked.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct Asked {
+    device: String,
+    tenant: Option<String>,
+    role: Option<String>,
+    key_hash: Option<String>,
+    expires_ms: u64,
+    replace: bool,
+    after: String,
+    limit: Option<usize>,
+}
+
+/// A device as it is shown: never its hash.
+#[derive(Debug, Serialize)]
+struct Shown<'a> {
+    device: &'a str,
+    role: &'static str,
+    tenant: &'a str,
+    state: &'static str,
+    key: bool,
+    expires_ms: u64,
+}
+
+fn shown(device: &Device, now: Millis) -> Shown<'_> {
+    let expired = device.expires_ms != 0 && device.expires_ms <= now.0;
+    Shown {
+        device: &device.principal,
+        role: device.role.name(),
+        tenant: &device.tenant,
+        state: match (device.revoked, expired) {
+            (true, _) => "revoked",
+            (false, true) => "expired",
+            (false, false) => "active",
+        },
+        key: device.key_hash.is_some(),
+        expires_ms: device.expires_ms,
+    }
+}
+
+#[derive(Serialize)]
+struct Page<'a> {
+    devices: Vec<Shown<'a>>,
+    /// What the next page begins after; empty where this is the last.
+    cursor: &'a str,
+}
+
+#[derive(Serialize)]
+struct Changed<'a> {
+    #[serde(flatten)]
+    device: Shown<'a>,
+    /// Edges that have it, and edges that have not.
+    confirmed: Vec<String>,
+    waiting: Vec<String>,
+}
+
+fn json<T: Serialize>(value: &T) -> Result<Bytes, Not> {
+    let bytes = serde_json::to_vec(value).map_err(|why| not(Code::INTERNAL, why.to_string()))?;
+    Ok(Bytes::from(bytes))
+}
+
+/// A change of the registry that was not answered yet.
+pub(crate) struct Confirm {
+    request: RequestId,
+    /// The position behind its record.
+    end: u64,
+    device: Device,
+    now: Millis,
+    deadline: Pin<Box<Sleep>>,
+    late: bool,
+}
+
+impl Confirm {
+    /// The request, where what it changed is not stored after all.
+    pub(crate) fn lost(&self, end: u64) -> Option<RequestId> {
+        Some(self.request).filter(|_| self.end > end)
+    }
+
+    /// The answer, where it can be given: when the log is durable up to `end`.
+    pub(crate) fn answer(&self, worker: &Worker, end: u64) -> Option<Said> {
+        if self.end > end {
+            return None;
+        }
+        let (confirmed, waiting) = worker.core().registered.confirmed(self.end);
+        if !waiting.is_empty() && !self.late {
+            return None;
+        }
+        let changed = Changed { device: shown(&self.device, self.now), confirmed, waiting };
+        Some(reply(self.request, json(&changed)))
+    }
+
+    /// Is its time over? Wakes the task when it is.
+    pub(crate) fn poll_late(&mut self, cx: &mut Context<'_>) -> bool {
+        if !self.late && self.deadline.as_mut().poll(cx).is_ready() {
+            self.late = true;
+            return true;
+        }
+        false
+    }
+}
+
+fn reply(request: RequestId, answer: Result<Bytes, Not>) -> Said {
+    match answer {
+        Ok(payload) => {
+            let (code, detail) = (Code(0), String::new());
+            Said::Reply { request, code, detail, content_type: JSON, payload }
+        }
+        Err(Not { code, detail }) => {
+            let payload = Bytes::new();
+            Said::Reply { request, code, detail, content_type: "", payload }
+        }
+    }
+}
+
+impl Intake<'_> {
+    pub(crate) fn call(&mut self, now: Millis, call: &Call<'_>, payload: &Bytes) {
+        let request = call.request;
+        let answer = match (call.service, call.method) {
+            ("$status", _) => Some(self.status()),
+            ("$device", method) => self.device(now, request, method, payload).transpose(),
+            _ => return self.refuse_request(request, "there is no such service"),
+        };
+        if let Some(answer) = answer {
+            self.desk.said(0, reply(request, answer));
+        }
+    }
+
+    fn status(&mut self) -> Result<Bytes, Not> {
+        json(&self.worker.status_of(&self.core))
+    }
+
+    /// `None`: it is answered later.
+    fn device(
+        &mut self,
+        now: Millis,
+        request: RequestId,
+        method: &str,
+        payload: &Bytes,
+    ) -> Result<Option<Bytes>, Not> {
+        if !self.worker.has_registry() {
+            return Err(not(Code::NOT_FOUND, "the registry is on another worker"));
+        }
+        let asked: Asked = if payload.is_empty() {
+            Asked::default()
+        } else {
+            let parsed = serde_json::from_slice(payload);
+            parsed.map_err(|why| not(Code::INVALID, why.to_string()))?
+        };
+        let tenant = asked.tenant.clone().unwrap_or_else(|| self.desk.who.tenant.clone());
+        match method {
+            "ls" => self.list(now, &tenant, &asked).map(Some),
+            "show" => self.show(now, &tenant, &asked).map(Some),
+            "add" => self.add(now, request, tenant, &asked).map(|()| None),
+            "revoke" => self.revoke(now, request, &tenant, &asked).map(|()| None),
+            _ => Err(not(Code::INVALID, "$device does ls, show, add and revoke")),
+        }
+    }
+
+    fn list(&mut self, now: Millis, tenant: &str, asked: &Asked) -> Result<Bytes, Not> {
+        self.core.look();
+        let limit = asked.limit.unwrap_or(100).clamp(1, PAGE_DEVICES);
+        // A device shown takes less than this, and the page must fit the client's frame.
+        let limit = limit.min((self.desk.who.frame_max / 384).max(1));
+        let mut devices: Vec<_> = self
+            .core
+            .registered
+            .page(tenant, &asked.after)
+            .take(limit + 1)
+            .map(|it| shown(it, now))
+            .collect();
+        let more = devices.len() > limit;
+        devices.truncate(limit);
+        let cursor = devices.last().filter(|_| more).map_or("", |last| last.device);
+        json(&Page { devices, cursor })
+    }
+
+    fn show(&mut self, now: Millis, tenant: &str, asked: &Asked) -> Result<Bytes, Not> {
+        self.core.look();
+        let device = self.core.registered.get(tenant, &asked.device);
+        json(&shown(device.ok_or_else(|| unknown(&asked.device))?, now))
+    }
+
+    fn add(
+        &mut self,
+        now: Millis,
+        request: RequestId,
+        tenant: String,
+        asked: &Asked,
+    ) -> Result<(), Not> {
+        let invalid = |what: &str, why: id::NameError| {
+            not(Code::INVALID, format!("the {what} is not one: {why}"))
+        };
+        id::tenant(&tenant).map_err(|why| invalid("tenant", why))?;
+        id::name(&asked.device).map_err(|why| invalid("device", why))?;
+        let role = asked.role.as_deref().map_or(Some(Role::Device), Role::find);
+        let role = role.filter(|&role| role != Role::Edge);
+        let role = role
+            .ok_or_else(|| not(Code::INVALID, "the role is device, user, service or operator"))?;
+        let key_hash = match asked.key_hash.as_deref() {
+            None => None,
+            Some(text) => Some(
+                unhex(text)
+                    .ok_or_else(|| not(Code::INVALID, "key_hash is 64 hexadecimal digits"))?,
+            ),
+        };
+        let registered = &self.core.registered;
+        let there = registered.newest(&tenant, &asked.device).is_some_and(|device| !device.revoked);
+        if there && !asked.replace {
+            let detail = format!("{} is registered; revoke it first, or replace it", asked.device);
+            return Err(not(Code::EXISTS, detail));
+        }
+        if registered.len() >= DEVICES {
+            return Err(not(Code::TOO_MANY, "the registry is full"));
+        }
+        let (principal, expires_ms) = (asked.device.clone(), asked.expires_ms);
+        let device = Device { tenant, principal, role, key_hash, revoked: false, expires_ms };
+        self.change(now, request, device)
+    }
+
+    fn revoke(
+        &mut self,
+        now: Millis,
+        request: RequestId,
+        tenant: &str,
+        asked: &Asked,
+    ) -> Result<(), Not> {
+        let device = self.core.registered.newest(tenant, &asked.device);
+        let device = device.ok_or_else(|| unknown(&asked.device))?.clone();
+        self.change(now, request, Device { revoked: true, ..device })
+    }
+
+    /// Puts a change into the log, in the stream of `$registry`.
+    fn change(&mut self, now: Millis, request: RequestId, device: Device) -> Result<(), Not> {
+        if self.desk.confirms.len() >= CONFIRMS {
+            return Err(not(Code::BUSY, "too many changes wait for edges"));
+        }
+        self.commit();
+        let who = &self.desk.who;
+        let names = Names {
+            role: who.role,
+            run: Run([0; 8]),
+            trace_base: who.trace_base,
+            tenant: TENANT,
+            principal: &who.principal,
+            key: KEY,
+            topic: TOPIC,
+            kind: Kind { content_type: JSON, ..Kind::default() },
+        };
+        let prefix = names.prefix();
+        let core = &mut *self.core;
+        core.heads.extend_from_slice(&prefix);
+        let written = record::put_event(&mut core.heads, now.0, Number(0), &Extras::default());
+        let head = core.heads.split().freeze();
+        written.map_err(|full| not(Code::INTERNAL, full.to_string()))?;
+        let payload = json(&device)?;
+        let payload_crc = crc::of(&payload);
+        let stream =
+            core.tables.stream(TENANT, KEY).map_err(|code| not(code, "too many streams"))?;
+        let put =
+            Put { kind: kind::EVENT, positions: 1, time_ms: now.0, head, payload, payload_crc };
+        core.put_own(stream, put)
+            .ok_or_else(|| not(Code::INTERNAL, "the registry's stream is gone"))?;
+        let end = core.next;
+        // A device must be revocable when the disk is full: there is room in reserve.
+        if let Err(refusal) = core.commit(true) {
+            self.lose(refusal);
+            return Err(not(refusal.code, "the log does not take it"));
+        }
+        self.core.registered.put(end, device.clone());
+        self.core.confirmers.push(std::sync::Arc::downgrade(&self.desk.bell));
+        let deadline = Box::pin(sleep(Duration::from_millis(CONFIRM_MS)));
+        self.desk.confirms.push(Confirm { request, end, device, now, deadline, late: false });
+        Ok(())
+    }
+}
+
+fn unknown(device: &str) -> Not {
+    not(Code::NOT_FOUND, format!("{device} is not registered"))
+}

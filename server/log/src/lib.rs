@@ -13,6 +13,8 @@ mod build;
 mod copy;
 mod error;
 mod format;
+#[cfg(feature = "fuzz")]
+pub mod fuzzing;
 mod health;
 mod keep;
 mod log;

@@ -37,7 +37,10 @@ pub(super) async fn run(shared: Arc<Shared>, prepared: Prepared) {
         let why = session(&shared, &prepared, &mut backoff).await;
         let Some(asked) = shared.comes_back(&why, prepared.reconnect) else { return };
         let spread = random().map_or(0, u64::from_le_bytes);
-        shared.sleep_unless_closed(backoff.pause(asked, spread)).await;
+        tokio::select! {
+            () = tokio::time::sleep(backoff.pause(asked, spread)) => {}
+            () = shared.closed() => {}
+        }
     }
 }
 
@@ -48,7 +51,11 @@ async fn session(shared: &Shared, prepared: &Prepared, backoff: &mut Backoff) ->
         prepared.connect_timeout,
         Pipe::open(address, prepared.tls.as_ref(), prepared.socket_buffer),
     );
-    let pipe = match opened.await {
+    let opened = tokio::select! {
+        opened = opened => opened,
+        () = shared.closed() => return Error::Closed,
+    };
+    let pipe = match opened {
         Ok(Ok(pipe)) => pipe,
         Ok(Err(why)) => return why,
         Err(_) => return Error::unreachable(address, "no answer in time"),
@@ -188,7 +195,7 @@ impl<'a> Connection<'a> {
         }
     }
 
-    /// Nothing to do until something happens: gives back large buffers, and sets the timer.
+    /// Nothing to do until something happens, or until the timer.
     fn wait(&mut self, cx: &mut Context<'_>) -> Poll<Error> {
         let (deadline, welcomed) = self.shared.deadline();
         if welcomed {
@@ -204,6 +211,11 @@ impl<'a> Connection<'a> {
             self.timer.as_mut().reset(deadline);
         }
         if self.timer.as_mut().poll(cx).is_ready() {
+            if self.begin == self.end {
+                // Silent for so long: what a flood needed is given back.
+                self.input = vec![0; IN];
+                (self.begin, self.end) = (0, 0);
+            }
             self.shared.timed_out();
             cx.waker().wake_by_ref();
         }

@@ -10,6 +10,7 @@ use std::task::{Context, Poll, Waker};
 use bytes::Bytes;
 use spile_protocol::id::{self, SubscriptionId, Version};
 use spile_protocol::message::{self, Deliver, Headers};
+use spile_protocol::time::Millis;
 
 use super::event::{Block, Facts, From, Kind, Lengths};
 use super::outbox::register;
@@ -190,9 +191,18 @@ impl Inbox {
     }
 
     /// The server agreed to a window.
-    pub(super) fn opened(&mut self, window: (u32, u32), wake: &mut Vec<Waker>) {
+    pub(super) fn opened(
+        &mut self,
+        window: (u32, u32),
+        servers_now: Millis,
+        wake: &mut Vec<Waker>,
+    ) {
         if !matches!(self.state, State::Opening | State::Open) {
             return;
+        }
+        if self.begun == Some(From::End) {
+            // What is stored while we are away would be behind another end.
+            self.begun = Some(From::Time(servers_now));
         }
         self.state = State::Open;
         self.window = window;
@@ -244,10 +254,13 @@ impl Inbox {
         {
             *from = next;
         }
-        if let Source::Filter { from, .. } = &mut self.interest.source
-            && !self.next.is_empty()
+        if let (Source::Filter { from, .. }, Some(begun)) = (&mut self.interest.source, &self.begun)
         {
-            *from = From::Positions(positions(&self.next));
+            *from = if self.next.is_empty() {
+                begun.clone()
+            } else {
+                From::Positions(positions(&self.next))
+            };
         }
     }
 

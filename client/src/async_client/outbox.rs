@@ -290,14 +290,22 @@ impl Outbox {
     /// Nobody will ever hear of what is in flight: everyone who waits is told why.
     pub(super) fn fail(&mut self, error: &Error, wake: &mut Vec<Waker>) {
         for lane in 0..self.lanes.len() {
-            self.fail_lane(lane, error, wake);
+            self.fail_lane(lane, 0, error, wake);
         }
         wake.append(&mut self.waiting_for_room);
     }
 
-    /// The same for one lane; its numbers end.
-    pub(super) fn fail_lane(&mut self, lane: usize, error: &Error, wake: &mut Vec<Waker>) {
+    /// The same for one lane. Its numbers end, but for the last `unused` ones, which the machine never gave out.
+    pub(super) fn fail_lane(
+        &mut self,
+        lane: usize,
+        unused: u64,
+        error: &Error,
+        wake: &mut Vec<Waker>,
+    ) {
         let Some(lane) = self.lanes.get_mut(lane) else { return };
+        let given: u64 = lane.flight.iter().map(|flight| flight.count).sum();
+        lane.ended += given.saturating_sub(unused);
         for flight in std::mem::take(&mut lane.flight) {
             self.in_flight -= flight.count.min(self.in_flight);
             match flight.who {
@@ -583,6 +591,22 @@ mod tests {
         assert_ne!(outbox.producer(), producer);
         outbox.acked(0, Number(2), Durability::Stored, std::iter::empty(), &mut wake);
         assert_eq!(outbox.producer(), producer);
+    }
+
+    #[test]
+    fn a_lane_that_failed_goes_on_behind_the_numbers_that_were_given_out() {
+        let (mut outbox, mut wake) = (Outbox::default(), Vec::new());
+        let slots: Vec<_> = (0..4).map(|_| outbox.slot()).collect();
+        for &slot in slots.iter().take(3) {
+            outbox.sent(2, Who::Slot(slot), 1);
+        }
+        // Two were given to the machine, the third waited to be.
+        outbox.fail_lane(2, 1, &Error::Closed, &mut wake);
+        outbox.sent(2, Who::Slot(slots[3]), 1);
+        outbox.acked(2, Number(2), Durability::Stored, std::iter::empty(), &mut wake);
+        assert!(poll(&mut outbox, slots[3]).is_pending(), "that was about those that failed");
+        outbox.acked(2, Number(3), Durability::Stored, std::iter::empty(), &mut wake);
+        assert!(poll(&mut outbox, slots[3]).is_ready());
     }
 
     #[test]

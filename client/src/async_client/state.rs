@@ -258,18 +258,15 @@ impl Shared {
         })
     }
 
-    /// Waits before the next attempt, unless it is not wanted any more.
-    pub(super) async fn sleep_unless_closed(&self, pause: Duration) {
+    /// Comes when the client is not wanted any more.
+    pub(super) async fn closed(&self) {
         let closed = std::future::poll_fn(|cx| {
             self.with(|state| {
                 register(&mut state.driver, cx);
                 if state.leaving == Leaving::No { Poll::Pending } else { Poll::Ready(()) }
             })
         });
-        tokio::select! {
-            () = tokio::time::sleep(pause) => {}
-            () = closed => {}
-        }
+        closed.await;
     }
 }
 

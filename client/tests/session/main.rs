@@ -217,6 +217,32 @@ async fn without_reconnecting_everyone_who_waits_hears_that_it_is_over() {
 }
 
 #[tokio::test]
+async fn what_is_stored_while_a_subscriber_from_the_end_is_away_is_not_missed() {
+    let server = Server::start().await;
+    let (reader, writer) = (connected(&server).await, connected(&server).await);
+    patient(writer.publish(Event::new("t/a", "before"))).await.unwrap();
+    let mut events = patient(reader.subscribe_to("t/#", From::End)).await.unwrap();
+    server.world.cut();
+    // Both are cut; whichever comes back first, this is stored behind the subscription's beginning.
+    patient(writer.publish(Event::new("t/a", "while away"))).await.unwrap();
+    assert_eq!(patient(events.next()).await.unwrap().unwrap().payload, "while away");
+}
+
+#[tokio::test]
+async fn a_client_that_is_closed_while_it_comes_back_ends_at_once() {
+    let mut server = Server::start().await;
+    let client = connected(&server).await;
+    let pending = {
+        server.world.silent.store(true, Ordering::Relaxed);
+        patient(client.send(Event::new("t/a", "1"))).await
+    };
+    patient(server.world.stored(1)).await;
+    server.stop();
+    patient(client.close()).await;
+    assert!(patient(pending).await.is_err());
+}
+
+#[tokio::test]
 async fn a_stream_that_is_not_live_ends_with_its_last_event() {
     let server = Server::start().await;
     let client = connected(&server).await;

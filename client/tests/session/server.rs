@@ -2,7 +2,7 @@
 //! its connections; it cuts them, holds its acks back, and forgets runs when it is told to.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -53,6 +53,8 @@ pub struct World {
     /// Takes events, and does not say so.
     pub silent: AtomicBool,
     pub connections: AtomicU64,
+    /// Where a subscription from the end began.
+    subscribed_at: AtomicUsize,
     pub batches: AtomicU64,
 }
 
@@ -401,12 +403,17 @@ impl Connection {
             Source::Filter { filter, key, from } => {
                 let next = match from {
                     From::Start => 0,
-                    From::End => self.world.log().len(),
+                    From::End => {
+                        let end = self.world.log().len();
+                        self.world.subscribed_at.store(end, Ordering::Relaxed);
+                        end
+                    }
                     From::Positions(list) => {
                         let own = list.iter().find(|at| at.worker == "w");
                         usize::try_from(own.unwrap().position.0).unwrap() - 1
                     }
-                    From::Time(_) => panic!("not of these tests"),
+                    // Every event of these tests is of one moment, and a subscription's beginning is later.
+                    From::Time(_) => self.world.subscribed_at.load(Ordering::Relaxed),
                 };
                 (Some(filter.to_owned()), key.map(str::to_owned), next)
             }

@@ -11,8 +11,10 @@ use spile_protocol::message::{
     self, At, Body, Call, Credit, Deliver, List, Message, Reply, Subscribe,
 };
 use spile_protocol::session::device::Refusal as Machine;
+use spile_protocol::time::Millis;
 
 use super::super::Error;
+use super::super::clock::wall;
 use super::super::error::Refusal;
 use super::super::event::{Block, From};
 use super::super::inbox::{Inbox, Interest, Source, on_the_wire};
@@ -138,9 +140,12 @@ impl State {
     }
 
     pub(super) fn subscribed(&mut self, credit: &Credit) {
+        let session = &self.session;
+        let since_welcome = wall().0.saturating_sub(session.local_time.0);
+        let servers_now = Millis(session.server_time.0.saturating_add(since_welcome));
         let inbox = credit.subscription.and_then(|id| self.inboxes.get_mut(place(id)));
         if let Some(inbox) = inbox {
-            inbox.opened((credit.events, credit.bytes), &mut self.wake);
+            inbox.opened((credit.events, credit.bytes), servers_now, &mut self.wake);
         }
     }
 

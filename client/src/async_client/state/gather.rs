@@ -110,14 +110,15 @@ impl Gathered {
         self.filled.first().copied()
     }
 
-    /// Nobody waits for a lane's any more.
-    pub(super) fn drop_lane(&mut self, lane: usize) {
-        if let Some(gather) = self.lanes.get_mut(lane) {
-            self.bytes -= gather.payload.len();
-            gather.payload.clear();
-            gather.lengths.clear();
-        }
+    /// Nobody waits for a lane's any more: how many there were.
+    pub(super) fn drop_lane(&mut self, lane: usize) -> usize {
         self.filled.retain(|filled| *filled != lane);
+        let Some(gather) = self.lanes.get_mut(lane) else { return 0 };
+        self.bytes -= gather.payload.len();
+        gather.payload.clear();
+        let dropped = gather.lengths.len();
+        gather.lengths.clear();
+        dropped
     }
 
     /// Nobody waits for any of them any more.

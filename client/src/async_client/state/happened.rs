@@ -98,8 +98,8 @@ impl State {
 
     /// The server does not open the lane, and will not: who waits for its numbers hears it.
     fn lane_refused(&mut self, lane: usize, why: Refusal) {
-        self.outbox.fail_lane(lane, &why.clone().into(), &mut self.wake);
-        self.gathered.drop_lane(lane);
+        let unused = u64::try_from(self.gathered.drop_lane(lane)).unwrap_or(u64::MAX);
+        self.outbox.fail_lane(lane, unused, &why.clone().into(), &mut self.wake);
         self.ways.refuse(lane, why);
     }
 

@@ -68,7 +68,8 @@ async fn producer(
     typed: &Everywhere,
 ) -> Result<(Client, Producer), Failure> {
     let context = effective(typed)?;
-    let client = within(typed.timeout, "connect", builder(&context)?.connect()).await?;
+    let client =
+        within(typed.timeout, "connect", builder(&context)?.receipts(false).connect()).await?;
     let key = (!args.own_key).then(|| format!("{}{index}", args.key));
     let producer = client
         .producer(key.as_deref(), &args.topic, Kind::default())

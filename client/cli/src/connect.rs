@@ -17,7 +17,7 @@ const SOFTWARE: &str = concat!("spile/", env!("CARGO_PKG_VERSION"));
 /// The context with what was said on the command line above it.
 pub(crate) fn effective(typed: &Everywhere) -> Result<Context, Failure> {
     let required = typed.url.is_none();
-    let mut context = context::find(typed.context.as_deref(), required)?.context;
+    let mut context = context::find(named(typed), required)?.context;
     let over = typed.clone();
     if over.cert.is_some() || over.token.is_some() {
         // Another credential takes the place of the context's, whatever kind that was.
@@ -31,6 +31,11 @@ pub(crate) fn effective(typed: &Everywhere) -> Result<Context, Failure> {
     context.token = over.token.or(context.token);
     context.tenant = over.tenant.or(context.tenant);
     Ok(context)
+}
+
+/// The context that is named; an empty variable of the environment names none.
+pub(crate) fn named(typed: &Everywhere) -> Option<&str> {
+    typed.context.as_deref().filter(|named| !named.is_empty())
 }
 
 /// A builder for that context.

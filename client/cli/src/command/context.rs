@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 
 use crate::args::{ContextCommand, Everywhere};
+use crate::connect::named;
 use crate::context::{self, Found};
 use crate::failure::Failure;
 use crate::output::Output;
@@ -43,7 +44,7 @@ pub(crate) fn run(
             context::choose(&path)?;
             show(&Found { context: context::read(&path)?, path: Some(path) }, output)
         }
-        ContextCommand::Show => show(&context::find(typed.context.as_deref(), true)?, output),
+        ContextCommand::Show => show(&context::find(named(typed), true)?, output),
     }
 }
 
@@ -57,7 +58,7 @@ fn show(found: &Found, output: &mut Output) -> Result<(), Failure> {
 }
 
 fn list(typed: &Everywhere, output: &mut Output) -> Result<(), Failure> {
-    let in_use = context::find(typed.context.as_deref(), false)?.path;
+    let in_use = context::find(named(typed), false)?.path;
     let in_use = in_use.and_then(|path| std::path::absolute(path).ok());
     let folders = [context::folder(), Some(PathBuf::from(LOCAL))];
     for path in folders.iter().flatten().flat_map(|folder| files(folder)) {

@@ -1,6 +1,7 @@
 //! `spile subscribe` and `spile stream`: events as they come, until a count, a silence, an end or Ctrl-C.
 
 use std::collections::BTreeMap;
+use std::io::IsTerminal;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,6 +15,7 @@ use crate::args::{Everywhere, Stream, Subscribe, Until};
 use crate::connect::{connect, within};
 use crate::failure::Failure;
 use crate::output::Output;
+use crate::progress::Progress;
 use crate::signal;
 use crate::value::{bytes, moment};
 
@@ -92,9 +94,17 @@ async fn print(
     output: &mut Output,
 ) -> Result<(), Failure> {
     let mut left = until.count.unwrap_or(u64::MAX);
+    // Where events are seen, they are the progress.
+    let hidden = until.count.filter(|_| !std::io::stdout().is_terminal());
+    let mut progress = hidden.map(|count| Progress::new("events", count, output));
+    let begun = wall();
     loop {
         if !events.is_ready() {
             output.flush()?;
+            if let (Some(progress), Some(count)) = (&mut progress, until.count) {
+                let elapsed = Duration::from_millis(wall().0.saturating_sub(begun.0));
+                progress.update(count - left, elapsed, &format!("{} received", count - left));
+            }
         }
         let Ok(next) = silence(until.wait, events.next_block()).await else { return Ok(()) };
         let Some(block) = next else { return Ok(()) };
@@ -103,6 +113,7 @@ async fn print(
             show(&delivery, output)?;
             left -= 1;
             if left == 0 {
+                progress.iter().for_each(Progress::finish);
                 return Ok(());
             }
         }

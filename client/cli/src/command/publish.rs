@@ -3,10 +3,12 @@
 use std::collections::VecDeque;
 use std::io::{IsTerminal, Read};
 use std::path::Path;
+use std::time::Duration;
 
 use serde::Serialize;
 use spile_client::{Client, Error, Event, Expect, Pending, Receipt, wall};
 use spile_protocol::id::Version;
+use spile_protocol::time::Millis;
 use tokio::io::{AsyncBufReadExt, AsyncRead, BufReader, Split};
 
 use crate::args::{Everywhere, Expected, Publish};
@@ -14,6 +16,7 @@ use crate::connect::{connect, late, within};
 use crate::failure::{Exit, Failure};
 use crate::local_code;
 use crate::output::Output;
+use crate::progress::Progress;
 
 /// Lines that are sent and not acknowledged, at most.
 const IN_FLIGHT: usize = 4096;
@@ -34,16 +37,48 @@ struct Published<'a> {
 
 type Source = Box<dyn AsyncRead + Unpin>;
 
+/// Lines as they are read, and how far that is where the end is known.
+struct Lines {
+    lines: Split<BufReader<Source>>,
+    progress: Option<Progress>,
+    bytes: u64,
+    count: u64,
+    begun: Millis,
+}
+
+impl Lines {
+    async fn next(&mut self) -> std::io::Result<Option<Vec<u8>>> {
+        let line = self.lines.next_segment().await?;
+        if let (Some(line), Some(progress)) = (&line, &mut self.progress) {
+            self.bytes += u64::try_from(line.len()).unwrap_or(0) + 1;
+            self.count += 1;
+            // Looking at the clock and drawing cost more than a line.
+            if self.count.is_multiple_of(256) {
+                let elapsed = Duration::from_millis(wall().0.saturating_sub(self.begun.0));
+                progress.update(self.bytes, elapsed, &format!("{} lines", self.count));
+            }
+        }
+        Ok(line)
+    }
+}
+
 pub(crate) async fn run(
     args: &Publish,
     typed: &Everywhere,
     output: &mut Output,
 ) -> Result<(), Failure> {
     if args.lines {
-        let lines = open(args.file.as_deref()).await?;
+        let (source, length) = open(args.file.as_deref()).await?;
         let client = connect(typed).await?;
-        let outcome =
-            pipeline(&client, args, BufReader::new(lines).split(b'\n'), typed, output).await;
+        let mut lines = Lines {
+            lines: BufReader::new(source).split(b'\n'),
+            progress: length.map(|length| Progress::new("publish", length, output)),
+            bytes: 0,
+            count: 0,
+            begun: wall(),
+        };
+        let outcome = pipeline(&client, args, &mut lines, typed, output).await;
+        lines.progress.iter().for_each(Progress::finish);
         client.close().await;
         return outcome;
     }
@@ -131,22 +166,22 @@ fn stdin() -> Result<Vec<u8>, Failure> {
         .map_err(|why| Failure::local(&local_code::FILE, "read stdin", why))
 }
 
-async fn open(file: Option<&Path>) -> Result<Source, Failure> {
-    match file.filter(|file| *file != Path::new("-")) {
-        Some(path) => {
-            tokio::fs::File::open(path).await.map(|file| Box::new(file) as Source).map_err(|why| {
-                Failure::local(&local_code::FILE, format!("read {}", path.display()), why)
-            })
-        }
-        None => Ok(Box::new(tokio::io::stdin())),
-    }
+/// Where lines come from, and how many bytes where that is known.
+async fn open(file: Option<&Path>) -> Result<(Source, Option<u64>), Failure> {
+    let Some(path) = file.filter(|file| *file != Path::new("-")) else {
+        return Ok((Box::new(tokio::io::stdin()), None));
+    };
+    let failed = |why| Failure::local(&local_code::FILE, format!("read {}", path.display()), why);
+    let file = tokio::fs::File::open(path).await.map_err(failed)?;
+    let length = file.metadata().await.map_err(failed)?.len();
+    Ok((Box::new(file), Some(length)))
 }
 
 /// Lines go out as the credit allows; what comes back is printed in their order, an error in its line's place.
 async fn pipeline(
     client: &Client,
     args: &Publish,
-    mut lines: Split<BufReader<Source>>,
+    lines: &mut Lines,
     typed: &Everywhere,
     output: &mut Output,
 ) -> Result<(), Failure> {
@@ -160,7 +195,7 @@ async fn pipeline(
                 failed |= told(outcome?, client, args, output)?;
                 unseen = true;
             }
-            line = lines.next_segment(), if reading && pending.len() < IN_FLIGHT => {
+            line = lines.next(), if reading && pending.len() < IN_FLIGHT => {
                 match line.map_err(|why| Failure::local(&local_code::FILE, "read lines", why))? {
                     Some(line) => {
                         let sent = within_credit(client, event(args, line), typed).await?;

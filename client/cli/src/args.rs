@@ -277,6 +277,9 @@ pub(crate) struct DeviceAdd {
     /// How long the credential lasts [default: 730d for a certificate, no end for a device key]
     #[arg(long, value_parser = duration::parse, value_name = "D")]
     pub(crate) ttl: Option<Duration>,
+    /// Take the place of what is registered under this name: a new key, another role
+    #[arg(long)]
+    pub(crate) replace: bool,
     /// Where its credentials and context are written
     #[arg(long, value_name = "DIR", default_value = ".")]
     pub(crate) out: PathBuf,

@@ -13,6 +13,7 @@
 )]
 
 mod server;
+mod tls;
 
 use std::sync::atomic::Ordering;
 

@@ -18,10 +18,11 @@ use spile_protocol::session::edge::{Admission, Config, Input, Session, Told};
 use spile_protocol::session::key::{self, Binding, Signed};
 use spile_protocol::session::producer::{Decision, decide};
 use spile_protocol::time::{Instant, Millis};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::net::TcpListener;
 use tokio::sync::Notify;
 use tokio::task::JoinSet;
+use tokio_rustls::TlsAcceptor;
 
 pub const DEVICE: &str = "tester";
 pub const KEY: [u8; 32] = [7; 32];
@@ -116,8 +117,18 @@ impl World {
 
 impl Server {
     pub async fn start() -> Self {
+        Self::listen(None).await
+    }
+
+    /// The same over TLS, as who `acceptor` says.
+    pub async fn start_tls(acceptor: TlsAcceptor) -> Self {
+        Self::listen(Some(acceptor)).await
+    }
+
+    async fn listen(tls: Option<TlsAcceptor>) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let url = format!("spile+insecure://{}", listener.local_addr().unwrap());
+        let scheme = if tls.is_some() { "spile" } else { "spile+insecure" };
+        let url = format!("{scheme}://{}", listener.local_addr().unwrap());
         let world = Arc::<World>::default();
         let mut tasks = JoinSet::new();
         let shared = Arc::clone(&world);
@@ -125,7 +136,20 @@ impl Server {
             let mut sessions = JoinSet::new();
             loop {
                 let (tcp, _) = listener.accept().await.unwrap();
-                sessions.spawn(Connection::new(Arc::clone(&shared)).serve(tcp));
+                let (world, tls) = (Arc::clone(&shared), tls.clone());
+                sessions.spawn(async move {
+                    let Some(tls) = tls else {
+                        return Connection::new(world, None).serve(tcp).await;
+                    };
+                    // Who does not trust us goes away.
+                    let Ok(stream) = tls.accept(tcp).await else { return };
+                    let exporter = stream.get_ref().1.export_keying_material(
+                        [0; 32],
+                        key::EXPORTER_LABEL,
+                        None,
+                    );
+                    Connection::new(world, Some(exporter.unwrap())).serve(stream).await;
+                });
             }
         });
         Self { world, url, tasks }
@@ -158,13 +182,15 @@ struct Connection {
     following: Vec<Following>,
     out: Vec<u8>,
     begun: tokio::time::Instant,
+    exporter: Option<[u8; 32]>,
 }
 
 impl Connection {
-    fn new(world: Arc<World>) -> Self {
+    fn new(world: Arc<World>, exporter: Option<[u8; 32]>) -> Self {
         world.connections.fetch_add(1, Ordering::Relaxed);
         let credit = Amount { events: 100, bytes: 1 << 20 };
-        let config = Config { nonce: Some([3; 16]), credit, ..Config::default() };
+        let config =
+            Config { nonce: exporter.is_none().then_some([3; 16]), credit, ..Config::default() };
         Self {
             session: Session::new(Instant(0), config),
             lanes: HashMap::new(),
@@ -172,6 +198,7 @@ impl Connection {
             following: Vec::new(),
             out: Vec::new(),
             begun: now(),
+            exporter,
             world,
         }
     }
@@ -180,7 +207,7 @@ impl Connection {
         Instant(u64::try_from(self.begun.elapsed().as_micros()).unwrap())
     }
 
-    async fn serve(mut self, mut tcp: TcpStream) {
+    async fn serve(mut self, mut tcp: impl AsyncRead + AsyncWrite + Unpin) {
         let world = Arc::clone(&self.world);
         let cuts = world.cuts.load(Ordering::Relaxed);
         let (mut bytes, mut buffer) = (Vec::new(), vec![0; 64 * 1024]);
@@ -192,7 +219,8 @@ impl Connection {
             let changed = world.changed.notified();
             self.follow();
             self.session.poll_transmit(self.now(), &mut self.out);
-            if tcp.write_all(&self.out).await.is_err() || self.session.is_closed() {
+            let written = tcp.write_all(&self.out).await.and(tcp.flush().await);
+            if written.is_err() || self.session.is_closed() {
                 return;
             }
             self.out.clear();
@@ -227,7 +255,8 @@ impl Connection {
         let Proof::DeviceKey { tenant, device, nonce, proof } = auth.proof else {
             panic!("{auth:?}")
         };
-        let binding = Binding::Nonces { client: nonce, server: [3; 16] };
+        let nonces = Binding::Nonces { client: nonce, server: [3; 16] };
+        let binding = self.exporter.map_or(nonces, Binding::Tls);
         let signed = Signed { tenant, device, binding };
         match key::verify(&key::hash(&KEY), &proof, &signed) {
             Some(proof) => {

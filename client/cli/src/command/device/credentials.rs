@@ -73,7 +73,10 @@ impl Credentials {
         };
         // admin §3.1: 0 is for ever.
         let expires_ms = self.expires_ms.unwrap_or(0);
-        json!({ "id": self.id, "role": args.role, "key_hash": hash, "expires_ms": expires_ms })
+        json!({
+            "id": self.id, "role": args.role, "key_hash": hash, "expires_ms": expires_ms,
+            "replace": args.replace,
+        })
     }
 
     /// Writes all files into the folder.

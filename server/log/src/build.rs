@@ -248,9 +248,9 @@ fn stream_rows(entries: &[Entry]) -> (Vec<StreamRow>, Vec<EntryRow>) {
 }
 
 /// Copies a record into a batch that is being built elsewhere, at the same position.
-pub(crate) fn copy_record(into: &mut Pending, header: &RecordHeader, record: &Bytes, seed: u32) {
+pub(crate) fn copy_record(into: &mut Pending, header: &RecordHeader, record: &Bytes) {
     let fixed = RecordHeader::fixed(header.stream != 0);
     let head = record.get(fixed..header.payload_at()).unwrap_or_default();
     let payload = record.slice(header.payload_at().min(record.len())..);
-    into.push(header, head, payload, seed);
+    into.push(header, head, payload);
 }

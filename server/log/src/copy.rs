@@ -101,9 +101,9 @@ pub(crate) fn copy(
             flush(build, &mut batch, &mut copied)?;
         }
         if batch.is_empty() {
-            batch.start(header.position);
+            batch.start(header.position, build.seed);
         }
-        copy_record(&mut batch, header, &bytes, build.seed);
+        copy_record(&mut batch, header, &bytes);
         end = header.end();
         if batch.total() < BATCH_BYTES { Ok(()) } else { flush(build, &mut batch, &mut copied) }
     })?;

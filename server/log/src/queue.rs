@@ -69,6 +69,8 @@ pub(crate) struct Pending {
     /// Header and payload CRC of each record: what the batch's and the segment's hash are taken over.
     pub(crate) crcs: Vec<u8>,
     pub(crate) entries: Vec<Entry>,
+    /// CRC of the salt that its records are encoded with: that of the segment that was open when it was begun.
+    pub(crate) seed: u32,
     pub(crate) base: u64,
     pub(crate) end: u64,
     pub(crate) first_time: u64,
@@ -101,16 +103,17 @@ impl Pending {
         (self.large_bytes, self.records, self.reserved) = (0, 0, false);
     }
 
-    pub(crate) fn start(&mut self, base: u64) {
+    pub(crate) fn start(&mut self, base: u64, seed: u32) {
+        self.seed = seed;
         self.bytes.put_bytes(0, batch::BYTES);
         (self.base, self.end) = (base, base);
     }
 
     /// Encodes one record at the end.
     #[inline]
-    pub(crate) fn push(&mut self, header: &RecordHeader, head: &[u8], payload: Bytes, seed: u32) {
+    pub(crate) fn push(&mut self, header: &RecordHeader, head: &[u8], payload: Bytes) {
         let offset = narrow32(wide(self.total()));
-        let header_crc = header.encode(seed, head, &mut self.bytes);
+        let header_crc = header.encode(self.seed, head, &mut self.bytes);
         self.crcs.put_u32_le(header_crc);
         self.crcs.put_u32_le(header.payload_crc);
         if header.stream != 0 {
@@ -133,6 +136,10 @@ impl Pending {
 
     /// Takes the header CRCs anew: the batch goes to a segment with another salt than it was encoded for.
     pub(crate) fn resalt(&mut self, seed: u32) {
+        if self.seed == seed {
+            return;
+        }
+        self.seed = seed;
         let mut rest = self.bytes.get_mut(batch::BYTES..).unwrap_or_default();
         for crcs in self.crcs.chunks_exact_mut(8) {
             let Ok(header) = RecordHeader::parse(rest) else { return };
@@ -260,7 +267,7 @@ impl Queue {
             return Ok(from.into()..from.into());
         }
         if self.pending.is_empty() {
-            self.pending.start(from);
+            self.pending.start(from, self.seed);
         }
         self.positions.clear();
         for record in records.drain(..) {
@@ -290,7 +297,7 @@ impl Queue {
         };
         self.next = header.end();
         self.positions.push(position);
-        self.pending.push(&header, &record.head, record.payload, self.seed);
+        self.pending.push(&header, &record.head, record.payload);
     }
 
     #[inline]

@@ -64,6 +64,8 @@ impl Writer {
 
     fn commit(&mut self, shared: &Shared, batch: &mut Pending) -> Result<(), Refused> {
         self.make_room(shared, batch)?;
+        // What was gathered while the segment changed was encoded for the one before.
+        batch.resalt(self.build.seed);
         let synced_upto = self.build.end;
         let tag = self.build.finish(batch, synced_upto);
         let name = self.build.name();
@@ -96,9 +98,7 @@ impl Writer {
         if self.build.records == 0 || !may || !(must || self.is_full(shared)) {
             return Ok(());
         }
-        self.roll(shared)?;
-        batch.resalt(self.build.seed);
-        Ok(())
+        self.roll(shared)
     }
 
     fn is_full(&self, shared: &Shared) -> bool {

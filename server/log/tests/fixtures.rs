@@ -2,7 +2,7 @@
 //!
 //! `SPILE_LOG_WRITE_FIXTURES=1 cargo test -p spile-log --test fixtures` writes those of a new format; released ones are never
 //! written again.
-#![allow(clippy::unwrap_used, reason = "a test that fails may stop")]
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test that fails may stop")]
 
 use std::fmt::Write;
 use std::path::PathBuf;

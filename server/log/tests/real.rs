@@ -233,3 +233,67 @@ fn retention_waits_for_a_snapshot_and_leaves_what_is_wanted() {
     assert!(recovered.damages.is_empty(), "{recovered:?}");
     check(&log);
 }
+
+#[test]
+fn many_read_while_one_writes() {
+    let folder = tempfile::tempdir().unwrap();
+    let options = Options { segment_bytes: 64 << 10, recent_bytes: 16 << 10, ..options() };
+    let (log, _) = open(folder.path(), options);
+    const COUNT: u64 = 3000;
+    let read = |log: Log, max: usize| {
+        move || {
+            let mut reader = log.read(Position::FIRST);
+            let mut durable = log.durable();
+            let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+            let mut at = 1;
+            while at <= COUNT {
+                match reader.next(max).unwrap() {
+                    Some(block) => {
+                        assert_eq!(block.gap(), None);
+                        for record in block.records() {
+                            assert_eq!((record.position.get(), record.version), (at, at));
+                            assert_eq!(record.payload, at.to_le_bytes().repeat(20));
+                            at += 1;
+                        }
+                        assert!(block.next() <= durable.borrow().end);
+                    }
+                    None => {
+                        runtime
+                            .block_on(async {
+                                durable.wait_for(|d| d.end.get() > at).await.map(|_| ())
+                            })
+                            .unwrap();
+                    }
+                }
+            }
+        }
+    };
+    let mut readers: Vec<_> = [1, 5000, 1 << 20]
+        .into_iter()
+        .map(|max| std::thread::spawn(read(log.clone(), max)))
+        .collect();
+    // One follows the stream, again and again.
+    let follower = log.clone();
+    readers.push(std::thread::spawn(move || {
+        let mut end = 1;
+        while end < COUNT {
+            end = follower.durable().borrow().end.get();
+            let from = end.saturating_sub(500).max(1);
+            let want: Vec<u64> = (from..end).collect();
+            assert_eq!(versions(&follower, 1, end - 1, from), want);
+        }
+    }));
+    for n in 1..=COUNT {
+        let append = Append {
+            stream: if n == 1 { NEW_STREAM } else { 1 },
+            version: n,
+            prev: n - 1,
+            ..record(&n.to_le_bytes().repeat(20))
+        };
+        let range = log.append(1, &mut vec![append]).unwrap();
+        if n % 50 == 0 {
+            wait(&log, range.end);
+        }
+    }
+    readers.into_iter().for_each(|reader| reader.join().unwrap());
+}

@@ -178,3 +178,37 @@ fn a_stalled_disk_holds_back_promises_and_nothing_else() {
     disk.set_stalled(false);
     runtime.block_on(async { durable.wait_for(|d| d.end.get() == 4).await.map(|_| ()) }).unwrap();
 }
+
+/// What is appended while the writer begins a segment was encoded under the old segment's salt, and goes into the new one.
+#[test]
+fn appends_during_a_change_of_segments_are_whole() {
+    let disk = SimDisk::new(1);
+    let options = spile_log::Options { inline: false, prefill: false, ..options(None) };
+    let (log, _) = Log::open(Arc::new(disk.clone()), options.clone()).unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    let mut durable = log.durable();
+    let mut oracle = crate::oracle::Oracle::default();
+    let mut append = |bytes| {
+        let id = oracle.id();
+        let range = log.append(1, &mut vec![crate::oracle::record(id, bytes, 1)]).unwrap();
+        oracle.appended(range.start, &[(id, 1)], 1);
+    };
+    append(17_000);
+    runtime.block_on(async { durable.wait_for(|d| d.end.get() == 2).await.map(|_| ()) }).unwrap();
+    disk.set_stalled(true);
+    append(100);
+    // The writer has taken it once nothing waits: it is at the new segment's first sync then, or will be.
+    while log.health().waiting_bytes > 0 {
+        std::thread::yield_now();
+    }
+    append(200);
+    append(3000);
+    disk.set_stalled(false);
+    runtime.block_on(async { durable.wait_for(|d| d.end.get() == 5).await.map(|_| ()) }).unwrap();
+    oracle.heard(*log.durable().borrow()).unwrap();
+    assert_eq!(log.health().segments, 2);
+    log.close();
+    let (log, recovered) = Log::open(Arc::new(disk.kill()), options).unwrap();
+    assert!(recovered.damages.is_empty(), "{recovered:?}");
+    oracle.check(&log, 4096, &|_| false).unwrap();
+}

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use spile_log::disk::sim::{Fault, FaultKind};
 use spile_log::{Damage, DamageKind, Log, Position, State};
 
 use crate::run::Run;
@@ -279,4 +280,34 @@ fn dump_shows_every_record_once() {
     assert!(shown.is_sorted_by(|a, b| a < b));
     assert_eq!(shown.len() as u64, report.segments.iter().map(|s| s.records).sum::<u64>());
     assert!(run.oracle.stored().iter().all(|at| shown.contains(at)));
+}
+
+/// A disk that puts down a wrong bit, or writes to the wrong place, and says that all is well: what was proven is read as it was or
+/// named.
+#[test]
+fn silent_faults_are_found() {
+    for kind in [FaultKind::FlippedBit, FaultKind::Misdirected] {
+        for at in 1.. {
+            let mut run = Run::new(3, None).unwrap();
+            let from = run.disk.operations();
+            run.disk.set_fault(Some(Fault { at: from + at, sticky: false, kind }));
+            for n in 0..10 {
+                run.append(3);
+                run.pump().unwrap();
+                if n % 3 == 2 {
+                    run.log.as_ref().unwrap().tend();
+                }
+            }
+            let log = run.log.take().unwrap();
+            log.close();
+            run.oracle.heard(*log.durable().borrow()).unwrap();
+            run.disk.set_fault(None);
+            let clean = run.disk.operations() < from + at;
+            reopen(&mut run).unwrap_or_else(|text| panic!("{kind:?} at operation {at}: {text}"));
+            if clean {
+                assert!(at > 30);
+                break;
+            }
+        }
+    }
 }

@@ -14,6 +14,7 @@
 
 mod server;
 mod tls;
+mod world;
 
 use std::sync::atomic::Ordering;
 

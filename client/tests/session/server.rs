@@ -2,8 +2,8 @@
 //! its connections; it cuts them, holds its acks back, and forgets runs when it is told to.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use spile_protocol::code::Code;
@@ -20,99 +20,18 @@ use spile_protocol::session::producer::{Decision, decide};
 use spile_protocol::time::{Instant, Millis};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpListener;
-use tokio::sync::Notify;
 use tokio::task::JoinSet;
 use tokio_rustls::TlsAcceptor;
 
+use super::world::{Stored, World};
+
 pub const DEVICE: &str = "tester";
 pub const KEY: [u8; 32] = [7; 32];
-
-/// One stored event. Its position is its place in the log, from 1.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Stored {
-    pub key: String,
-    pub topic: String,
-    pub version: u64,
-    pub payload: Vec<u8>,
-}
-
-/// What one (run, key) has come to.
-#[derive(Default)]
-struct Lane {
-    last: u64,
-    receipts: Vec<Receipt>,
-}
-
-#[derive(Default)]
-pub struct World {
-    log: Mutex<Vec<Stored>>,
-    lanes: Mutex<HashMap<(Run, String), Lane>>,
-    changed: Notify,
-    /// Ends every connection that began before so many cuts.
-    cuts: AtomicU64,
-    cut: Notify,
-    /// Takes events, and does not say so.
-    pub silent: AtomicBool,
-    pub connections: AtomicU64,
-    /// Where a subscription from the end began.
-    subscribed_at: AtomicUsize,
-    pub batches: AtomicU64,
-}
 
 pub struct Server {
     pub world: Arc<World>,
     pub url: String,
     tasks: JoinSet<()>,
-}
-
-impl World {
-    pub fn log(&self) -> Vec<Stored> {
-        self.log.lock().unwrap().clone()
-    }
-
-    /// Cuts every connection that is there.
-    pub fn cut(&self) {
-        self.cuts.fetch_add(1, Ordering::Relaxed);
-        self.cut.notify_waiters();
-    }
-
-    pub fn forget_runs(&self) {
-        self.lanes.lock().unwrap().clear();
-    }
-
-    /// Waits until so many events are stored.
-    pub async fn stored(&self, count: usize) {
-        loop {
-            let changed = self.changed.notified();
-            if self.log.lock().unwrap().len() >= count {
-                return;
-            }
-            changed.await;
-        }
-    }
-
-    fn version(&self, key: &str) -> u64 {
-        self.log
-            .lock()
-            .unwrap()
-            .iter()
-            .filter(|event| event.key == key)
-            .map(|event| event.version)
-            .max()
-            .unwrap_or(0)
-    }
-
-    fn store(&self, key: &str, topic: &str, payload: &[u8]) -> (u64, u64) {
-        let version = self.version(key) + 1;
-        let mut log = self.log.lock().unwrap();
-        log.push(Stored {
-            key: key.to_owned(),
-            topic: topic.to_owned(),
-            version,
-            payload: payload.to_vec(),
-        });
-        (version, log.len() as u64)
-    }
 }
 
 impl Server {

@@ -44,9 +44,10 @@ fn not(code: Code, detail: impl Into<String>) -> Not {
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 struct Asked {
-    device: String,
+    id: String,
     tenant: Option<String>,
     role: Option<String>,
+    state: Option<String>,
     key_hash: Option<String>,
     expires_ms: u64,
     replace: bool,
@@ -84,8 +85,9 @@ fn shown(device: &Device, now: Millis) -> Shown<'_> {
 #[derive(Serialize)]
 struct Page<'a> {
     devices: Vec<Shown<'a>>,
-    /// What the next page begins after; empty where this is the last.
-    cursor: &'a str,
+    /// What the next page begins after; absent where this is the last.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    next: Option<&'a str>,
 }
 
 #[derive(Serialize)]
@@ -94,7 +96,7 @@ struct Changed<'a> {
     device: Shown<'a>,
     /// Edges that have it, and edges that have not.
     confirmed: Vec<String>,
-    waiting: Vec<String>,
+    missing: Vec<String>,
 }
 
 fn json<T: Serialize>(value: &T) -> Result<Bytes, Not> {
@@ -124,11 +126,11 @@ impl Confirm {
         if self.end > end {
             return None;
         }
-        let (confirmed, waiting) = worker.core().registered.confirmed(self.end);
-        if !waiting.is_empty() && !self.late {
+        let (confirmed, missing) = worker.core().registered.confirmed(self.end);
+        if !missing.is_empty() && !self.late {
             return None;
         }
-        let changed = Changed { device: shown(&self.device, self.now), confirmed, waiting };
+        let changed = Changed { device: shown(&self.device, self.now), confirmed, missing };
         Some(reply(self.request, json(&changed)))
     }
 
@@ -159,9 +161,12 @@ impl Intake<'_> {
     pub(crate) fn call(&mut self, now: Millis, call: &Call<'_>, payload: &Bytes) {
         let request = call.request;
         let answer = match (call.service, call.method) {
-            ("$status", _) => Some(self.status()),
+            ("$status", "get") => Some(self.status()),
             ("$device", method) => self.device(now, request, method, payload).transpose(),
-            _ => return self.refuse_request(request, "there is no such service"),
+            (service, method) => {
+                let detail = format!("{service} {method} is not offered");
+                return self.refuse_request(request, &detail);
+            }
         };
         if let Some(answer) = answer {
             self.desk.said(0, reply(request, answer));
@@ -189,13 +194,26 @@ impl Intake<'_> {
             let parsed = serde_json::from_slice(payload);
             parsed.map_err(|why| not(Code::INVALID, why.to_string()))?
         };
-        let tenant = asked.tenant.clone().unwrap_or_else(|| self.desk.who.tenant.clone());
+        let tenant = self.tenant(&asked)?;
         match method {
             "ls" => self.list(now, &tenant, &asked).map(Some),
             "show" => self.show(now, &tenant, &asked).map(Some),
             "add" => self.add(now, request, tenant, &asked).map(|()| None),
             "revoke" => self.revoke(now, request, &tenant, &asked).map(|()| None),
-            _ => Err(not(Code::INVALID, "$device does ls, show, add and revoke")),
+            _ => Err(not(Code::NOT_FOUND, "$device does add, ls, show and revoke")),
+        }
+    }
+
+    /// admin §1.5: a call acts in the caller's tenant; an operator of `main` may name another.
+    fn tenant(&self, asked: &Asked) -> Result<String, Not> {
+        let who = &self.desk.who;
+        match &asked.tenant {
+            None => Ok(who.tenant.clone()),
+            Some(tenant) if *tenant == who.tenant => Ok(tenant.clone()),
+            Some(tenant) if who.role == Role::Operator && who.tenant == TENANT => {
+                Ok(tenant.clone())
+            }
+            Some(_) => Err(not(Code::FORBIDDEN, "only an operator of main names another tenant")),
         }
     }
 
@@ -204,23 +222,22 @@ impl Intake<'_> {
         let limit = asked.limit.unwrap_or(100).clamp(1, PAGE_DEVICES);
         // A device shown takes less than this, and the page must fit the client's frame.
         let limit = limit.min((self.desk.who.frame_max / 384).max(1));
-        let mut devices: Vec<_> = self
-            .core
-            .registered
-            .page(tenant, &asked.after)
-            .take(limit + 1)
-            .map(|it| shown(it, now))
-            .collect();
+        let chosen = |shown: &Shown<'_>| {
+            asked.role.as_deref().is_none_or(|role| role == shown.role)
+                && asked.state.as_deref().is_none_or(|state| state == shown.state)
+        };
+        let behind = self.core.registered.page(tenant, &asked.after).map(|it| shown(it, now));
+        let mut devices: Vec<_> = behind.filter(chosen).take(limit + 1).collect();
         let more = devices.len() > limit;
         devices.truncate(limit);
-        let cursor = devices.last().filter(|_| more).map_or("", |last| last.device);
-        json(&Page { devices, cursor })
+        let next = devices.last().filter(|_| more).map(|last| last.device);
+        json(&Page { devices, next })
     }
 
     fn show(&mut self, now: Millis, tenant: &str, asked: &Asked) -> Result<Bytes, Not> {
         self.core.look();
-        let device = self.core.registered.get(tenant, &asked.device);
-        json(&shown(device.ok_or_else(|| unknown(&asked.device))?, now))
+        let device = self.core.registered.get(tenant, &asked.id);
+        json(&shown(device.ok_or_else(|| unknown(&asked.id))?, now))
     }
 
     fn add(
@@ -234,7 +251,7 @@ impl Intake<'_> {
             not(Code::INVALID, format!("the {what} is not one: {why}"))
         };
         id::tenant(&tenant).map_err(|why| invalid("tenant", why))?;
-        id::name(&asked.device).map_err(|why| invalid("device", why))?;
+        id::name(&asked.id).map_err(|why| invalid("device", why))?;
         let role = asked.role.as_deref().map_or(Some(Role::Device), Role::find);
         let role = role.filter(|&role| role != Role::Edge);
         let role = role
@@ -247,16 +264,21 @@ impl Intake<'_> {
             ),
         };
         let registered = &self.core.registered;
-        let there = registered.newest(&tenant, &asked.device).is_some_and(|device| !device.revoked);
-        if there && !asked.replace {
-            let detail = format!("{} is registered; revoke it first, or replace it", asked.device);
+        let (principal, expires_ms) = (asked.id.clone(), asked.expires_ms);
+        let device = Device { tenant, principal, role, key_hash, revoked: false, expires_ms };
+        let there = registered.newest(&device.tenant, &device.principal);
+        // admin §1.7: the same again is answered as the first was.
+        if there == Some(&device) {
+            let end = registered.latest();
+            return self.confirm(now, request, end, device);
+        }
+        if there.is_some_and(|there| !there.revoked) && !asked.replace {
+            let detail = format!("{} is registered otherwise; revoke or replace it", asked.id);
             return Err(not(Code::EXISTS, detail));
         }
         if registered.len() >= DEVICES {
             return Err(not(Code::TOO_MANY, "the registry is full"));
         }
-        let (principal, expires_ms) = (asked.device.clone(), asked.expires_ms);
-        let device = Device { tenant, principal, role, key_hash, revoked: false, expires_ms };
         self.change(now, request, device)
     }
 
@@ -267,8 +289,8 @@ impl Intake<'_> {
         tenant: &str,
         asked: &Asked,
     ) -> Result<(), Not> {
-        let device = self.core.registered.newest(tenant, &asked.device);
-        let device = device.ok_or_else(|| unknown(&asked.device))?.clone();
+        let device = self.core.registered.newest(tenant, &asked.id);
+        let device = device.ok_or_else(|| unknown(&asked.id))?.clone();
         self.change(now, request, Device { revoked: true, ..device })
     }
 
@@ -310,6 +332,20 @@ impl Intake<'_> {
             return Err(not(refusal.code, "the log does not take it"));
         }
         self.core.registered.put(end, device.clone());
+        self.confirm(now, request, end, device)
+    }
+
+    /// Answers when the change behind `end` is durable and kept by all who follow.
+    fn confirm(
+        &mut self,
+        now: Millis,
+        request: RequestId,
+        end: u64,
+        device: Device,
+    ) -> Result<(), Not> {
+        if self.desk.confirms.len() >= CONFIRMS {
+            return Err(not(Code::BUSY, "too many changes wait for edges"));
+        }
         self.core.confirmers.push(std::sync::Arc::downgrade(&self.desk.bell));
         let deadline = Box::pin(sleep(Duration::from_millis(CONFIRM_MS)));
         self.desk.confirms.push(Confirm { request, end, device, now, deadline, late: false });

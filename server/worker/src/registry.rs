@@ -211,6 +211,11 @@ impl Registered {
         self.devices.len() + self.coming.len()
     }
 
+    /// The position behind the newest record, durable or not.
+    pub(crate) fn latest(&self) -> u64 {
+        self.coming.back().map_or(self.upto, |coming| coming.0)
+    }
+
     /// All that was loaded rests on positions before this one.
     pub(crate) fn loaded(&mut self, upto: u64) {
         self.upto = upto;

@@ -35,7 +35,7 @@ pub use event::{Block, Deliveries, Delivery, Event, Facts, From, Kind, Position,
 pub use inbox::Interest;
 pub use outbox::Outcomes;
 pub use pipe::Seen;
-pub use publish::{Pending, Producer, PublishAll};
+pub use publish::{Given, Pending, Producer, PublishAll};
 pub use request::Reply;
 pub use spile_protocol::message::{Durability, Expect, Happened, Trace};
 pub use state::Session;

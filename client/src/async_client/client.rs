@@ -16,7 +16,7 @@ use super::driver;
 use super::event::{Event, From, Kind, Receipt};
 use super::inbox::Interest;
 use super::pipe::Seen;
-use super::publish::{Pending, Producer, PublishAll};
+use super::publish::{Given, Pending, Producer, PublishAll};
 use super::request::Reply;
 use super::state::{Session, Shared};
 use super::subscription::Subscription;
@@ -77,11 +77,17 @@ impl Client {
     }
 
     /// Publishes events as they come, many under way at once, and yields their acknowledgements in the same order.
-    pub fn publish_all<I>(&self, events: I) -> PublishAll<I::IntoIter>
+    pub fn publish_all<I>(&self, events: I) -> PublishAll<Given<I::IntoIter>>
     where
         I: IntoIterator<Item = Event>,
+        I::IntoIter: Unpin,
     {
-        PublishAll::new(self.clone(), events.into_iter())
+        self.publish_stream(Given(events.into_iter()))
+    }
+
+    /// The same of a stream, whose events may still have to come.
+    pub fn publish_stream<S: Stream<Item = Event> + Unpin>(&self, events: S) -> PublishAll<S> {
+        PublishAll::new(self.clone(), events)
     }
 
     /// Publishes many events about one topic under one key (`None`: our own) and counts what became of them.

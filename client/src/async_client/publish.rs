@@ -84,36 +84,43 @@ impl Drop for Pending {
     }
 }
 
-/// Publishes what an iterator gives; yields receipts in the same order. Made by [`Client::publish_all`].
+/// An iterator as a stream: all of it is there.
 #[derive(Debug)]
-pub struct PublishAll<I> {
+pub struct Given<I>(pub(super) I);
+
+impl<I: Iterator + Unpin> Stream for Given<I> {
+    type Item = I::Item;
+
+    fn poll_next(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<I::Item>> {
+        Poll::Ready(self.0.next())
+    }
+}
+
+/// Publishes what it is given; yields receipts in the same order. Made by [`Client::publish_all`].
+#[derive(Debug)]
+pub struct PublishAll<S> {
     client: Client,
-    events: Option<I>,
-    /// Taken from the iterator, waits for credit.
+    /// `None` when it has given all.
+    events: Option<S>,
+    /// Given, waits for credit.
     next: Option<Event>,
     pending: VecDeque<Pending>,
 }
 
-impl<I: Iterator<Item = Event>> PublishAll<I> {
-    pub(super) fn new(client: Client, events: I) -> Self {
+impl<S: Stream<Item = Event> + Unpin> PublishAll<S> {
+    pub(super) const fn new(client: Client, events: S) -> Self {
         Self { client, events: Some(events), next: None, pending: VecDeque::new() }
     }
 
     /// The next receipt; `None` when all were told.
-    pub async fn next(&mut self) -> Option<Result<Receipt, Error>>
-    where
-        I: Unpin,
-    {
+    pub async fn next(&mut self) -> Option<Result<Receipt, Error>> {
         super::client::next(self).await
     }
 
-    /// Sends as much as credit allows.
+    /// Sends as much as is given and credit allows.
     fn fill(&mut self, cx: &mut Context<'_>) {
         while self.pending.len() < AT_ONCE {
-            let Some(event) = self.next.take().or_else(|| self.events.as_mut()?.next()) else {
-                self.events = None;
-                return;
-            };
+            let Some(event) = self.next.take().or_else(|| self.given(cx)) else { return };
             match self.client.handle.shared.with(|state| state.poll_send(cx, &event)) {
                 Poll::Pending => {
                     self.next = Some(event);
@@ -128,9 +135,20 @@ impl<I: Iterator<Item = Event>> PublishAll<I> {
             }
         }
     }
+
+    fn given(&mut self, cx: &mut Context<'_>) -> Option<Event> {
+        match Pin::new(self.events.as_mut()?).poll_next(cx) {
+            Poll::Ready(Some(event)) => Some(event),
+            Poll::Ready(None) => {
+                self.events = None;
+                None
+            }
+            Poll::Pending => None,
+        }
+    }
 }
 
-impl<I: Iterator<Item = Event> + Unpin> Stream for PublishAll<I> {
+impl<S: Stream<Item = Event> + Unpin> Stream for PublishAll<S> {
     type Item = Result<Receipt, Error>;
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
@@ -139,11 +157,8 @@ impl<I: Iterator<Item = Event> + Unpin> Stream for PublishAll<I> {
             self.fill(cx);
         }
         let Some(oldest) = self.pending.front_mut() else {
-            return if self.next.is_none() && self.events.is_none() {
-                Poll::Ready(None)
-            } else {
-                Poll::Pending
-            };
+            let over = self.next.is_none() && self.events.is_none();
+            return if over { Poll::Ready(None) } else { Poll::Pending };
         };
         let outcome = ready!(Pin::new(oldest).poll(cx));
         self.pending.pop_front();

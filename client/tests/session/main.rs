@@ -315,3 +315,40 @@ async fn names_that_are_none_are_told_before_anything_is_sent() {
     assert_eq!(refused(&error), Code::TOO_LARGE);
     assert!(server.world.log().is_empty());
 }
+
+/// Gives one event each time it is asked for the second time: the first time it is still to come.
+struct Slow {
+    left: u32,
+    asked: bool,
+}
+
+impl futures_core::Stream for Slow {
+    type Item = Event;
+
+    fn poll_next(
+        mut self: std::pin::Pin<&mut Self>,
+        cx: &mut std::task::Context<'_>,
+    ) -> std::task::Poll<Option<Event>> {
+        self.asked = !self.asked;
+        if self.asked {
+            cx.waker().wake_by_ref();
+            return std::task::Poll::Pending;
+        }
+        let Some(left) = self.left.checked_sub(1) else { return std::task::Poll::Ready(None) };
+        self.left = left;
+        std::task::Poll::Ready(Some(Event::new("t/a", left.to_string())))
+    }
+}
+
+#[tokio::test]
+async fn a_stream_whose_events_are_still_to_come_is_published_as_they_do() {
+    let server = Server::start().await;
+    let client = connected(&server).await;
+    let mut all = client.publish_stream(Slow { left: 50, asked: false });
+    let mut told = 0;
+    while let Some(receipt) = patient(all.next()).await {
+        receipt.unwrap();
+        told += 1;
+    }
+    assert_eq!((told, server.world.log().len()), (50, 50));
+}

@@ -14,6 +14,7 @@ mod core;
 mod intake;
 mod keeper;
 pub mod limits;
+pub mod links;
 pub mod log;
 mod rebuild;
 pub mod record;
@@ -25,6 +26,7 @@ mod slab;
 pub mod status;
 mod subscription;
 mod tables;
+mod turns;
 pub mod views;
 mod worker;
 

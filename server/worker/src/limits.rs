@@ -42,3 +42,11 @@ pub const CONFIRM_MS: u64 = 5000;
 pub const CONFIRMS: usize = 64;
 /// Devices of one page of a listing, at most.
 pub const PAGE_DEVICES: usize = 1000;
+/// Bytes of a link's answers that wait for the connection. At the cap: nothing more is read or said until some are taken.
+pub const LINK_OUT_BYTES: usize = 1 << 20;
+/// Bytes one session of a link says before the next has its turn; also what is read at once.
+pub const LINK_TURN_BYTES: usize = 64 * 1024;
+/// How long a link that was told to stop goes on answering what is in flight.
+pub const LINK_DRAIN_MS: u64 = 5000;
+/// Entries of the registry in one frame.
+pub const REGISTRY_ENTRIES: usize = 1024;

@@ -8,4 +8,6 @@ mod bytes;
 #[path = "../../protocol/tests/operations/edge.rs"]
 mod edge;
 
-fuzz_target!(|data: &[u8]| edge::run(data));
+fuzz_target!(|data: &[u8]| {
+    edge::run(data);
+});

@@ -22,7 +22,7 @@ use spile_protocol::{
 use crate::bytes::Choices;
 
 const OWN: &str = "d1";
-const KEYS: [Option<&str>; 4] = [None, Some("a"), Some("b"), Some(OWN)];
+const KEYS: [Option<&str>; 5] = [None, Some("a"), Some("b"), Some("c"), Some(OWN)];
 const PAYLOADS: [&[u8]; 3] = [&[], b"21.5", &[7; 900]];
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -51,6 +51,8 @@ struct Model {
     lanes: BTreeMap<u32, MLane>,
     routes: BTreeMap<u32, (u32, bool)>,
     ceiling: Amount,
+    /// The client has said goodbye: nothing new is taken.
+    leaving: bool,
     out: Vec<u8>,
 }
 
@@ -63,18 +65,22 @@ enum Want {
     Closed(Code),
 }
 
-pub fn run(data: &[u8]) {
+/// How many operations the session lived through.
+pub fn run(data: &[u8]) -> usize {
     let mut choices = Choices(data);
     let mut model = Model::new();
-    for _ in 0..2000 {
-        let Some(operation) = choices.next() else { break };
+    for step in 0..2000 {
+        let Some(operation) = choices.next() else { return step };
         model.step(operation, &mut choices);
+        if !model.session.is_closed() {
+            model.check();
+        }
         if model.session.is_closed() {
             model.stays_closed();
-            return;
+            return step;
         }
-        model.check();
     }
+    2000
 }
 
 fn sum(amounts: impl Iterator<Item = Amount>) -> Amount {
@@ -113,7 +119,15 @@ impl Model {
             Admission { principal: OWN.into(), ..Admission::default() },
         );
         let (lanes, routes) = (BTreeMap::new(), BTreeMap::new());
-        Self { now: Instant(0), session, lanes, routes, ceiling: credit, out: Vec::new() }
+        let (ceiling, out) = (credit, Vec::new());
+        let mut model =
+            Self { now: Instant(0), session, lanes, routes, ceiling, leaving: false, out };
+        for id in 0..3 {
+            model.open(id, 1, KEYS[usize::try_from(id).unwrap()]);
+            model.route(id, id, false);
+        }
+        model.route(3, 0, true);
+        model
     }
 
     fn step(&mut self, operation: u8, choices: &mut Choices<'_>) {
@@ -127,9 +141,10 @@ impl Model {
             10 => self.fault(choices),
             11 => self.close_lane(choices),
             12 => self.credit(choices),
-            13 => self.other(choices),
+            13 if choices.below(4) == 0 => self.other(choices),
             14 => self.pass_time(choices),
-            _ => self.garbage(choices),
+            15 if choices.below(24) == 0 => self.garbage(choices),
+            _ => self.event(choices),
         }
     }
 
@@ -165,6 +180,9 @@ impl Model {
         longest: usize,
     ) -> Want {
         let flight = self.in_flight();
+        if self.leaving {
+            return Want::Nothing;
+        }
         let Some(&(id, denied)) = self.routes.get(&route) else {
             return Want::Closed(Code::UNKNOWN_LANE);
         };
@@ -197,15 +215,15 @@ impl Model {
 
     fn spelled(&self, route: u32, choices: &mut Choices<'_>) -> Option<u64> {
         let lane = self.routes.get(&route).and_then(|(lane, _)| self.lanes.get(lane))?;
-        match choices.below(8) {
-            0 => Some(lane.next + u64::from(choices.below(4))),
-            1 => Some(lane.next.saturating_sub(1)),
+        match choices.below(64) {
+            0..8 => Some(lane.next + u64::from(choices.below(4))),
+            8 => Some(lane.next.saturating_sub(1)),
             _ => None,
         }
     }
 
     fn event(&mut self, choices: &mut Choices<'_>) {
-        let route = u32::from(choices.below(4));
+        let route = some_route(choices);
         let number = self.spelled(route, choices);
         let payload = choices.pick(&PAYLOADS);
         let amount = Amount { events: 1, bytes: u32::try_from(payload.len()).unwrap() };
@@ -215,7 +233,7 @@ impl Model {
     }
 
     fn batch(&mut self, choices: &mut Choices<'_>) {
-        let route = u32::from(choices.below(4));
+        let route = some_route(choices);
         let number = self.spelled(route, choices);
         let (count, each) = choices.pick(&[(1_u32, 5_u32), (3, 0), (300, 0), (4, 400), (2, 501)]);
         let payload = vec![7; usize::try_from(count * each).unwrap()];
@@ -230,10 +248,21 @@ impl Model {
     }
 
     fn lane(&mut self, choices: &mut Choices<'_>) {
-        let (id, first) = (u32::from(choices.below(4)), u64::from(choices.below(6)));
-        let key = choices.pick(&KEYS);
+        let id = u32::from(choices.below(4));
+        let first = match choices.below(40) {
+            0 => 0,
+            more => u64::from(more % 6) + 1,
+        };
+        let same = choices.below(4) > 0;
+        let key = if same { KEYS[usize::try_from(id).unwrap()] } else { choices.pick(&KEYS) };
+        self.open(id, first, key);
+    }
+
+    fn open(&mut self, id: u32, first: u64, key: Option<&'static str>) {
         let name = |key: Option<&'static str>| key.unwrap_or(OWN);
-        let want = if first == 0 {
+        let want = if self.leaving {
+            Want::Nothing
+        } else if first == 0 {
             Want::Closed(Code::MALFORMED)
         } else if self.lanes.get(&id).is_some_and(|lane| !lane.sent.is_empty() && lane.key != key) {
             Want::Closed(Code::UNEXPECTED)
@@ -247,18 +276,9 @@ impl Model {
                 }
                 Want::Nothing
             } else {
-                self.lanes.insert(
-                    id,
-                    MLane {
-                        phase: Phase::Opening,
-                        key,
-                        next: first,
-                        acked: first - 1,
-                        sent: Vec::new(),
-                        voids: Vec::new(),
-                        heard: first - 1,
-                    },
-                );
+                let (phase, sent, voids) = (Phase::Opening, Vec::new(), Vec::new());
+                let (acked, heard) = (first - 1, first - 1);
+                self.lanes.insert(id, MLane { phase, key, next: first, acked, sent, voids, heard });
                 Want::Upstream(first)
             }
         };
@@ -267,8 +287,11 @@ impl Model {
     }
 
     fn bind(&mut self, choices: &mut Choices<'_>) {
-        let (route, lane) = (u32::from(choices.below(4)), u32::from(choices.below(4)));
-        let denied = choices.below(3) == 0;
+        let lane = if choices.below(20) == 0 { 3 } else { u32::from(choices.below(3)) };
+        self.route(u32::from(choices.below(4)), lane, choices.below(3) == 0);
+    }
+
+    fn route(&mut self, route: u32, lane: u32, denied: bool) {
         let (topic, content_type, schema, encoding) = ("t", "", 0, "");
         let message = Bind {
             route: RouteId(route),
@@ -279,9 +302,13 @@ impl Model {
             encoding,
         };
         let known = self.lanes.contains_key(&lane);
-        let want = if known { Want::Upstream(0) } else { Want::Closed(Code::UNKNOWN_LANE) };
+        let want = match (self.leaving, known) {
+            (true, _) => Want::Nothing,
+            (false, true) => Want::Upstream(0),
+            (false, false) => Want::Closed(Code::UNKNOWN_LANE),
+        };
         self.say(&Message::Bind(message), &want);
-        if known {
+        if want == Want::Upstream(0) {
             self.routes.insert(route, (lane, denied));
             if denied {
                 self.session.deny_route(RouteId(route), Code::FORBIDDEN);
@@ -464,6 +491,7 @@ impl Model {
             bytes.put(message, crc::of(message.payload())).unwrap();
             let mut rest = &bytes[..];
             while self.session.handle_input(self.now, &mut rest).is_some() {}
+            self.leaving |= matches!(message, Message::GoAway(_));
         } else if let Some(message) = down.get(at - up.len()) {
             let _told = self.tell(message);
         }
@@ -504,6 +532,14 @@ impl Model {
         let (told, said) = self.tell(&end);
         assert_eq!((told, said.len()), (Told::Dropped, 0));
         assert_eq!((self.session.close_reason(), self.session.poll_timeout()), (reason, None));
+    }
+}
+
+/// Mostly one that is bound.
+fn some_route(choices: &mut Choices<'_>) -> u32 {
+    match choices.below(120) {
+        0 => 4,
+        other => u32::from(other % 4),
     }
 }
 

@@ -27,7 +27,13 @@ fn random(seed: &mut seed::Seed) -> Vec<u8> {
 
 #[test]
 fn an_edges_session_does_what_the_model_does() {
-    seed::each_seed(500, |seed| edge::run(&random(seed)));
+    let lived = std::cell::Cell::new(0);
+    seed::each_seed(500, |seed| lived.set(lived.get() + edge::run(&random(seed))));
+    assert!(
+        lived.get() > 500 * 40 || std::env::var_os("SPILE_SEED").is_some(),
+        "{} operations",
+        lived.get()
+    );
 }
 
 #[test]

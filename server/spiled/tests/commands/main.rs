@@ -1,0 +1,239 @@
+//! The commands as people type them, with the real binaries: what they print, how they end, and the README's tour.
+#![expect(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a test fails by panicking"
+)]
+
+#[path = "../e2e/mod.rs"]
+mod e2e;
+mod spile;
+
+use std::{
+    io::Write,
+    path::Path,
+    process::{Command, Stdio},
+};
+
+use e2e::{Server, all_in_one};
+use rustix::process::Signal;
+use spile::{ran, run};
+use tempfile::TempDir;
+
+/// A folder with a server that has its data in `spile-data`, as after `cargo run`.
+fn started() -> (TempDir, Server) {
+    let folder = TempDir::new().unwrap();
+    let data = folder.path().join("spile-data");
+    let server = Server::start(&mut all_in_one(&data), &folder.path().join("log"));
+    (folder, server)
+}
+
+/// The lines of the README's tour, without the alias that stands for the binary.
+fn tour() -> Vec<String> {
+    let readme = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../README.md");
+    let readme = std::fs::read_to_string(readme).unwrap();
+    let (_, block) = readme.split_once("```sh tour\n").unwrap();
+    let (block, _) = block.split_once("```").unwrap();
+    block.lines().filter(|line| !line.starts_with("alias ")).map(str::to_owned).collect()
+}
+
+#[test]
+fn every_line_of_the_readmes_tour_works_as_it_stands() {
+    let (folder, _server) = started();
+    let lines = tour();
+    assert!(lines.len() > 10);
+    for line in lines {
+        let script = format!("spile() {{ \"$SPILE\" \"$@\"; }}\nset -o pipefail\n{line}");
+        let mut bash = Command::new("bash");
+        bash.args(["-c", &script]).env("SPILE", spile::binary()).current_dir(folder.path());
+        let ran = ran(bash.stdin(Stdio::null()).output().unwrap());
+        assert_eq!(ran.code, 0, "{line}\n{}{}", ran.out, ran.err);
+        assert!(line.contains("--quiet") || !ran.out.is_empty(), "{line} printed nothing");
+    }
+}
+
+#[test]
+fn every_test_the_readme_names_is_there() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+    let readme = std::fs::read_to_string(root.join("README.md")).unwrap();
+    let mut named = 0;
+    for line in readme.lines() {
+        let Some((_, test)) = line.split_once(" --test ") else { continue };
+        let name = test.split(['`', ' ']).next().unwrap();
+        let there = ["server/spiled", "server/log", "server/worker", "protocol"].iter().any(|room| {
+            let tests = root.join(room).join("tests");
+            tests.join(format!("{name}.rs")).exists() || tests.join(name).join("main.rs").exists()
+        });
+        assert!(there, "no test {name}");
+        named += 1;
+    }
+    assert!(named > 3);
+}
+
+/// What a command is, how it ends, and a part of what it prints on stdout or stderr.
+type Case = (&'static [&'static str], i32, &'static str);
+
+fn check(folder: &Path, cases: &[Case]) {
+    for (words, code, part) in cases {
+        let ran = run(folder, words);
+        let said = format!("{}{}", ran.out, ran.err);
+        assert_eq!(ran.code, *code, "spile {words:?}: {said}");
+        assert!(said.contains(part), "spile {words:?} says no {part:?}: {said}");
+    }
+}
+
+#[test]
+fn each_end_of_a_command_has_its_exit_code_and_its_line() {
+    let (folder, _server) = started();
+    check(
+        folder.path(),
+        &[
+            (&["publish", "telemetry/temp", "21.5", "--key", "a"], 0, "version 1"),
+            (&["publish", "telemetry/temp", "21.5", "--key", "a", "--expect", "1"], 0, "version 2"),
+            (
+                &["publish", "telemetry/temp", "x", "--key", "a", "--expect", "7"],
+                1,
+                "(stale-version); ",
+            ),
+            (
+                &["publish", "telemetry/temp", "x", "--key", "a", "--expect", "new"],
+                1,
+                "is at version 2",
+            ),
+            (
+                &["publish", "telemetry/temp", "x", "--key", "b", "--expect", "exists"],
+                1,
+                "stale-version",
+            ),
+            (&["publish", "telemetry//temp", "x"], 2, "empty level"),
+            (&["publish"], 2, "TOPIC"),
+            (&["stream", "a"], 0, "21.5"),
+            (
+                &["subscribe", "telemetry/#", "--from", "nowhere:1", "--count", "1"],
+                2,
+                "is not named",
+            ),
+            (&["subscribe", "a/#/b"], 2, "wildcard"),
+            (&["--context", "spile-data/dev/device.toml", "publish", "t", "x"], 0, "version 1"),
+            (
+                &["--context", "spile-data/dev/device.toml", "publish", "t", "x", "--key", "a"],
+                3,
+                "(forbidden); ",
+            ),
+            (&["--context", "spile-data/dev/device.toml", "subscribe", "#"], 3, "(forbidden); "),
+            (&["--context", "spile-data/dev/device.toml", "status"], 3, "(forbidden); "),
+            (&["device", "show", "nobody"], 4, "(not-found); "),
+            (&["errors", "stale-version"], 0, "400"),
+            (&["errors", "no-such-code"], 4, "no-such-code"),
+            (&["--url", "spile://127.0.0.1:9", "--timeout", "2s", "status"], 5, "127.0.0.1:9"),
+            (&["--context", "missing.toml", "status"], 2, "missing.toml"),
+        ],
+    );
+}
+
+#[test]
+fn with_json_an_error_is_an_object_on_stdout_too() {
+    let (folder, _server) = started();
+    let ran = run(folder.path(), &["--json", "publish", "t", "x", "--key", "k", "--expect", "9"]);
+    assert_eq!(ran.code, 1);
+    let error: serde_json::Value = serde_json::from_str(ran.out.trim()).unwrap();
+    assert_eq!(error["error"]["code"], "stale-version");
+    assert_eq!(error["error"]["class"], "your request");
+    assert!(error["error"]["retry_after_ms"].is_null());
+    assert!(ran.err.starts_with("spile: "), "{}", ran.err);
+    assert_eq!(ran.err.lines().count(), 1, "{}", ran.err);
+}
+
+#[test]
+fn lines_are_acked_in_order_and_json_has_the_contracts_fields() {
+    let (folder, _server) = started();
+    let mut publish = spile::spile(folder.path());
+    publish.args(["--json", "publish", "t/x", "--key", "k", "--lines"]);
+    let mut child = publish.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    let lines: String = (1..=500).map(|n| format!("{n}\n")).collect();
+    child.stdin.take().unwrap().write_all(lines.as_bytes()).unwrap();
+    let published = ran(child.wait_with_output().unwrap());
+    assert_eq!(published.code, 0, "{}", published.err);
+    let acks: Vec<serde_json::Value> =
+        published.out.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!(acks.len(), 500);
+    for (version, ack) in (1..).zip(&acks) {
+        assert_eq!(ack["version"], version);
+        assert_eq!(ack["durability"], "stored");
+        for field in ["key", "topic", "number", "position"] {
+            assert!(!ack[field].is_null(), "{field} in {ack}");
+        }
+    }
+    let read = run(folder.path(), &["--json", "stream", "k", "--from", "499"]);
+    let events: Vec<serde_json::Value> =
+        read.out.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!(events.len(), 2);
+    assert_eq!(events[1]["payload"], "500");
+    assert_eq!(events[1]["position"], acks[499]["position"]);
+    for field in [
+        "key",
+        "version",
+        "topic",
+        "time",
+        "device_time",
+        "content_type",
+        "schema",
+        "headers",
+        "trace",
+    ] {
+        assert!(events[1].get(field).is_some(), "{field} in {}", events[1]);
+    }
+}
+
+#[test]
+fn a_revoked_device_is_refused() {
+    let (folder, _server) = started();
+    let folder = folder.path();
+    let publish = ["--context", "s/sensor-1.toml", "publish", "t", "x"];
+    for (words, code) in [
+        (&["device", "add", "sensor-1", "--device-key", "--out", "s"][..], 0),
+        (&publish[..], 0),
+        (&["device", "revoke", "sensor-1", "--yes"][..], 0),
+        (&publish[..], 3),
+    ] {
+        let ran = run(folder, words);
+        assert_eq!(ran.code, code, "{words:?}: {}{}", ran.out, ran.err);
+    }
+}
+
+#[test]
+fn a_subscriber_ends_by_ctrl_c_with_what_it_has_printed() {
+    let (folder, _server) = started();
+    assert_eq!(run(folder.path(), &["publish", "t", "one"]).code, 0);
+    let mut subscribe = spile::spile(folder.path());
+    subscribe.args(["--json", "subscribe", "#", "--from", "start"]);
+    let mut child = subscribe.stdout(Stdio::piped()).spawn().unwrap();
+    let mut out = std::io::BufReader::new(child.stdout.take().unwrap());
+    let mut line = String::new();
+    std::io::BufRead::read_line(&mut out, &mut line).unwrap();
+    assert!(line.contains("one"), "{line}");
+    let pid = rustix::process::Pid::from_child(&child);
+    rustix::process::kill_process(pid, Signal::INT).unwrap();
+    assert_eq!(child.wait().unwrap().code(), Some(0));
+}
+
+#[test]
+fn two_publishers_with_one_credential_have_a_run_each() {
+    let (folder, _server) = started();
+    let children: Vec<_> = (0..2)
+        .map(|_| {
+            let mut publish = spile::spile(folder.path());
+            publish.args(["publish", "t", "--key", "shared", "--lines", "--quiet"]);
+            let mut child = publish.stdin(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
+            let lines: String = (0..200).map(|n| format!("{n}\n")).collect();
+            child.stdin.take().unwrap().write_all(lines.as_bytes()).unwrap();
+            child
+        })
+        .collect();
+    for mut child in children {
+        assert!(child.wait().unwrap().success());
+    }
+    let read = run(folder.path(), &["--json", "stream", "shared"]);
+    assert_eq!(read.out.lines().count(), 400, "{}", read.err);
+}

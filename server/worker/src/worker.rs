@@ -96,13 +96,33 @@ impl Worker {
         log: Arc<dyn EventLog>,
         views: Option<&Path>,
     ) -> Result<Arc<Self>, OpenError> {
-        if let Err(why) = name(&config.name) {
-            return Err(OpenError::Name { name: config.name, why });
-        }
-        let (views, mut rebuilt) = match views {
+        let (views, rebuilt) = match views {
             Some(folder) => load(folder, &*log)?,
             None => (None, Rebuilt::default()),
         };
+        Self::start(config, log, views, rebuilt)
+    }
+
+    /// The same with a store of checkpoints of the caller's. One that can't be read, or is of another log, is an
+    /// error: whoever brings a store sets a bad one aside.
+    pub fn open_with(
+        config: Config,
+        log: Arc<dyn EventLog>,
+        views: Box<dyn Views>,
+    ) -> Result<Arc<Self>, OpenError> {
+        let rebuilt = Rebuilt::load_all(&*views, &*log)?.ok_or(ViewsError::Row)?;
+        Self::start(config, log, Some(views), rebuilt)
+    }
+
+    fn start(
+        config: Config,
+        log: Arc<dyn EventLog>,
+        views: Option<Box<dyn Views>>,
+        mut rebuilt: Rebuilt,
+    ) -> Result<Arc<Self>, OpenError> {
+        if let Err(why) = name(&config.name) {
+            return Err(OpenError::Name { name: config.name, why });
+        }
         rebuilt.follow(&*log)?;
         let Rebuilt { tables, registered, .. } = rebuilt;
         let durable = log.durable();

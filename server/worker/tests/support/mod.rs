@@ -190,6 +190,12 @@ impl Client {
         );
     }
 
+    /// Frees the credit of all that was delivered on the one subscription there is.
+    pub fn settle_all(&mut self, subscription: u32) {
+        let deliveries = self.deliveries;
+        self.settle(subscription, deliveries);
+    }
+
     /// What may be said now.
     pub fn poll(&mut self) -> (Vec<Told>, Polled) {
         let mut told = Vec::new();
@@ -259,8 +265,7 @@ impl Client {
                     events.push(event);
                 }
             }
-            let deliveries = self.deliveries;
-            self.settle(settled, deliveries);
+            self.settle_all(settled);
         }
         events
     }

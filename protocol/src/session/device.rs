@@ -5,142 +5,43 @@
 //!  Idle ──connected──▶ Greeting ──WELCOME──▶ Open ──GOAWAY either way──▶ Draining ──▶ Closed ──disconnected──▶ Idle
 //! ```
 //!
-//! Here: the machine, its configuration, the verbs that change what is kept (lanes, routes, events), and time. What comes
-//! in is `input`, what goes out because of what is kept `output`, the window of events `outbox`. Subscriptions, settling,
-//! requests and uploads are `verbs`: said at once into the caller's buffer, and forgotten with the connection.
+//! Here: the machine and its connections. What changes what is kept (lanes, routes, events) is `publish`, what comes in
+//! `input`, what goes out because of what is kept `output`, the window of events `outbox`, time `timing`. Subscriptions,
+//! settling, requests and uploads are `verbs`: said at once into the caller's buffer, and forgotten with the connection.
 //!
 //! The machine never allocates: its tables are [`Storage`] the caller lends, its frames go to a [`Transmit`] of the
 //! caller's. The invariants: a number is given once in a run; what is sent and unacked never passes the credit; nothing
 //! leaves the window before it is stored or refused.
 
-use core::time::Duration;
-
+mod config;
 mod input;
 mod outbox;
 mod output;
+mod publish;
 mod storage;
+mod timing;
 mod verbs;
 
 #[cfg(feature = "alloc")]
 pub use self::storage::Growable;
 pub use self::{
+    config::{Channel, Config, Credential, Refusal},
     input::{Event, Spelled},
     storage::{
         Fixed, Flight, LaneSlot, Parts, RouteSlot, Storage, SubscriptionSlot, Table, UploadSlot,
     },
 };
 use self::{
-    outbox::{New, Outbox},
-    storage::{LaneState, Progress, Text},
+    outbox::Outbox,
+    storage::{LaneState, Text},
 };
-use super::{
-    Amount, Window,
-    key::{self, Key},
-};
+use super::{Amount, Window, key};
 use crate::{
     code::Code,
-    crc, id,
-    id::{LaneId, Number, RouteId, Run},
+    id::{LaneId, Number, Run},
     limits,
-    message::{Batch, Event as Published, Extras, Full, Happened, Lengths, Message},
     time::Instant,
 };
-
-/// How the client proves who it is. `T` is where its texts are: `&'static str`, or `String`.
-#[derive(Clone, Debug)]
-pub enum Credential<T> {
-    /// The certificate of the TLS handshake.
-    Certificate,
-    /// A device key.
-    Key {
-        /// In which tenant.
-        tenant: T,
-        /// The device's id.
-        device: T,
-        /// Its key.
-        key: Key,
-    },
-    /// A signed token.
-    Token(T),
-}
-
-/// What a machine begins with.
-#[derive(Clone, Debug)]
-pub struct Config<T> {
-    /// The run it numbers in: fresh random bytes, or those kept beside the outbox.
-    pub run: Run,
-    /// Who it is.
-    pub credential: Credential<T>,
-    /// What it is, for logs: `name/version`.
-    pub software: T,
-    /// The longest frame body it takes.
-    pub frame_max: u32,
-    /// After how many silent seconds it asks; 0 for never.
-    pub keep_alive_s: u32,
-    /// Are receipts wanted for all events?
-    pub receipts: bool,
-    /// How long the server may take to let it in.
-    pub greeting: Duration,
-}
-
-impl<T> Config<T> {
-    /// The usual values.
-    pub const fn new(run: Run, credential: Credential<T>, software: T) -> Self {
-        Self {
-            run,
-            credential,
-            software,
-            frame_max: limits::FRAME_DEFAULT,
-            keep_alive_s: limits::KEEP_ALIVE_S,
-            receipts: false,
-            greeting: Duration::from_secs(30),
-        }
-    }
-}
-
-/// What the connection is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Channel {
-    /// TLS; with the exporter's 32 bytes (label [`key::EXPORTER_LABEL`]) where a device key is proven.
-    Tls(Option<[u8; 32]>),
-    /// No TLS.
-    Plain,
-}
-
-/// Why something was not taken. Nothing has changed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Refusal {
-    /// The window, or the caller's buffer, is full: try again when something was acknowledged or sent.
-    #[error("there is no room for it now")]
-    Busy,
-    /// A table has no place left.
-    #[error("there is no place left in the table of {0}")]
-    TooMany(&'static str),
-    /// A name is not one, or too long for the table.
-    #[error("{0} is not valid")]
-    Invalid(&'static str),
-    /// It is longer than the server, or the window, takes.
-    #[error("it is longer than what is taken")]
-    TooLarge,
-    /// A lane, route, subscription or upload was named that is not open.
-    #[error("{0} is not open")]
-    Unknown(&'static str),
-    /// There is no session to say it in.
-    #[error("there is no session now")]
-    NotConnected,
-    /// The session is going away.
-    #[error("the session is going away")]
-    Leaving,
-    /// Something is in flight on the lane.
-    #[error("something is in flight on the lane")]
-    InUse,
-}
-
-impl From<Full> for Refusal {
-    fn from(_: Full) -> Self {
-        Self::Busy
-    }
-}
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
@@ -282,196 +183,6 @@ impl<S: Storage, T: AsRef<str>> Device<S, T> {
         parts.uploads.fill_with(UploadSlot::default);
     }
 
-    /// Opens a lane for `key`, `None` for the client's own name; the first one opened is lane 0 and has none. `first` is
-    /// the number of the first event that will be published on it: 1 in a new run, else what was kept beside the outbox.
-    pub fn open_lane(
-        &mut self,
-        key: Option<&str>,
-        first: Number,
-        urgent: bool,
-    ) -> Result<LaneId, Refusal> {
-        let id = LaneId(u32::try_from(self.lanes).unwrap_or(u32::MAX));
-        let slot = lane(id, key, first, urgent)?;
-        if self.storage.lanes().len() <= self.lanes && !self.storage.grow(Table::Lanes, 1) {
-            return Err(Refusal::TooMany("lanes"));
-        }
-        let parts = self.storage.parts();
-        *parts.lanes.get_mut(self.lanes).ok_or(Refusal::TooMany("lanes"))? = slot;
-        self.lanes += 1;
-        self.wanted = true;
-        self.urgent |= urgent;
-        Ok(id)
-    }
-
-    /// Gives a lane another key; its routes stay and mean the new one. Only while nothing is in flight on it.
-    pub fn rekey_lane(
-        &mut self,
-        id: LaneId,
-        key: Option<&str>,
-        first: Number,
-    ) -> Result<(), Refusal> {
-        let parts = self.storage.parts();
-        let old = slot(parts.lanes, id.0, self.lanes).ok_or(Refusal::Unknown("the lane"))?;
-        if old.head != storage::NONE {
-            return Err(Refusal::InUse);
-        }
-        *old = lane(id, key, first, old.urgent)?;
-        self.wanted = true;
-        Ok(())
-    }
-
-    /// Opens a lane again that [`Event::LaneClosed`] said is not to be tried again by itself.
-    pub fn reopen_lane(&mut self, id: LaneId) -> Result<(), Refusal> {
-        let parts = self.storage.parts();
-        let lane = slot(parts.lanes, id.0, self.lanes).ok_or(Refusal::Unknown("the lane"))?;
-        match lane.state {
-            LaneState::Closed { .. } => lane.state = LaneState::Wanted,
-            LaneState::Wanted | LaneState::Opening | LaneState::Open => {}
-        }
-        self.wanted = true;
-        Ok(())
-    }
-
-    /// Binds a route to a lane, a topic, and what the payloads are.
-    pub fn bind(
-        &mut self,
-        lane: LaneId,
-        topic: &str,
-        content_type: &str,
-        schema: u32,
-        encoding: &str,
-    ) -> Result<RouteId, Refusal> {
-        if slot(self.storage.parts().lanes, lane.0, self.lanes).is_none() {
-            return Err(Refusal::Unknown("the lane"));
-        }
-        let topic =
-            id::topic(topic).ok().and_then(Text::new).ok_or(Refusal::Invalid("the topic"))?;
-        let content_type = Text::new(content_type).ok_or(Refusal::Invalid("the content type"))?;
-        let encoding = Text::new(encoding).ok_or(Refusal::Invalid("the encoding"))?;
-        if self.storage.parts().routes.len() <= self.routes && !self.storage.grow(Table::Routes, 1)
-        {
-            return Err(Refusal::TooMany("routes"));
-        }
-        let parts = self.storage.parts();
-        let new = RouteSlot { lane, topic, content_type, encoding, schema, told: false };
-        *parts.routes.get_mut(self.routes).ok_or(Refusal::TooMany("routes"))? = new;
-        let id = RouteId(u32::try_from(self.routes).unwrap_or(u32::MAX));
-        self.routes += 1;
-        self.untold = true;
-        Ok(id)
-    }
-
-    /// Publishes one event: its number. It is kept until it is stored or refused. The machine spells numbers itself:
-    /// `extras.number` is not looked at.
-    pub fn publish(
-        &mut self,
-        now: Instant,
-        route: RouteId,
-        extras: Extras<'_>,
-        payload: &[u8],
-    ) -> Result<Number, Refusal> {
-        let extras = Extras { number: None, ..extras };
-        let message = Message::Event(Published { route, extras, payload });
-        self.put(now, route, 1, payload, &extras, &message, payload.len())
-    }
-
-    /// Publishes several events of one route under one checksum: the first one's number. They stay one block.
-    pub fn publish_batch(
-        &mut self,
-        now: Instant,
-        route: RouteId,
-        lengths: Lengths<'_>,
-        extras: Extras<'_>,
-        payload: &[u8],
-    ) -> Result<Number, Refusal> {
-        let whole = u64::try_from(payload.len()).is_ok_and(|length| length == lengths.total());
-        if !whole || !(1..=limits::BATCH_EVENTS).contains(&lengths.count()) {
-            return Err(Refusal::Invalid("the batch's lengths"));
-        }
-        let extras = Extras { number: None, ..extras };
-        let longest = lengths.iter().max().unwrap_or_default();
-        let message = Message::Batch(Batch { route, lengths, extras, payload });
-        self.put(now, route, lengths.count(), payload, &extras, &message, longest)
-    }
-
-    #[expect(clippy::too_many_arguments, reason = "what an event and a batch have in common")]
-    fn put(
-        &mut self,
-        now: Instant,
-        route: RouteId,
-        count: u32,
-        payload: &[u8],
-        extras: &Extras<'_>,
-        message: &Message<'_>,
-        longest: usize,
-    ) -> Result<Number, Refusal> {
-        let fits =
-            |length: usize, most: u32| u32::try_from(length).is_ok_and(|length| length <= most);
-        // A header is at most a route, lengths and extras: what is left of the frame is told by the server anyway.
-        if !fits(longest, self.payload_max) || !fits(payload.len(), self.server_frame_max) {
-            return Err(Refusal::TooLarge);
-        }
-        let parts = self.storage.parts();
-        let bound =
-            slot(parts.routes, route.0, self.routes).ok_or(Refusal::Unknown("the route"))?.lane;
-        let first =
-            slot(parts.lanes, bound.0, self.lanes).ok_or(Refusal::Unknown("the lane"))?.next;
-        let next = first.0.checked_add(u64::from(count)).ok_or(Refusal::TooMany("numbers"))?;
-        let entry = Flight {
-            lane: bound.0,
-            route: route.0,
-            first,
-            count,
-            payload: u32::try_from(payload.len()).unwrap_or(u32::MAX),
-            born: now,
-            aged: matches!(extras.happened, Some(Happened::Ago(_))),
-            progress: Progress::Unsent,
-            ..Flight::default()
-        };
-        self.push(New { entry, payload_crc: crc::of(payload) }, message)?;
-        if let Some(lane) = slot(self.storage.parts().lanes, bound.0, self.lanes) {
-            lane.next = Number(next);
-        }
-        Ok(first)
-    }
-
-    fn push(&mut self, new: New, message: &Message<'_>) -> Result<(), Refusal> {
-        if self.outbox.push(&mut self.storage.parts(), new, message).is_ok() {
-            return Ok(());
-        }
-        let compacted = self.outbox.compact(&mut self.storage.parts());
-        if compacted && self.outbox.push(&mut self.storage.parts(), new, message).is_ok() {
-            return Ok(());
-        }
-        // Which table is full is not said: both get room where they can.
-        let (flights, bytes) = self.outbox.wants(&self.storage.parts(), message);
-        let grew = (flights && self.storage.grow(Table::Flights, 1))
-            | (bytes > 0 && self.storage.grow(Table::Window, bytes));
-        if grew && self.outbox.push(&mut self.storage.parts(), new, message).is_ok() {
-            return Ok(());
-        }
-        Err(if self.outbox.live() == 0 { Refusal::TooLarge } else { Refusal::Busy })
-    }
-
-    /// Takes a new run, after [`Event::UnknownRun`] and without a connection: everything in flight is numbered anew, and
-    /// may come twice. `told` hears lane, old first number, new first number and how many of each event or batch.
-    pub fn renew(
-        &mut self,
-        run: Run,
-        mut told: impl FnMut(LaneId, Number, Number, u32),
-    ) -> Result<(), Refusal> {
-        if self.state != State::Idle {
-            return Err(Refusal::InUse);
-        }
-        self.abandoned = self.config.run;
-        self.config.run = run;
-        self.lost = false;
-        self.outbox.renumber(&mut self.storage.parts(), |entry, new| {
-            told(LaneId(entry.lane), entry.first, new, entry.count);
-        });
-        Ok(())
-    }
-
     /// Leaves when everything in flight is acknowledged: GOAWAY goes out then.
     pub const fn close(&mut self) {
         self.closing = true;
@@ -522,100 +233,9 @@ impl<S: Storage, T: AsRef<str>> Device<S, T> {
     pub const fn run(&self) -> Run {
         self.config.run
     }
-
-    /// When to call [`Device::handle_timeout`]; `None`: nothing is waited for.
-    #[must_use]
-    pub fn poll_timeout(&self) -> Option<Instant> {
-        match self.state {
-            State::Idle | State::Closed(_) => None,
-            State::Greeting { deadline, .. } => Some(deadline),
-            State::Open | State::Draining => {
-                self.next_reopening().into_iter().chain(self.next_silence()).min()
-            }
-        }
-    }
-
-    fn next_reopening(&self) -> Option<Instant> {
-        let lanes = self.storage.lanes().iter().take(self.lanes);
-        let until = |lane: &LaneSlot| match lane.state {
-            LaneState::Closed { until } => until,
-            LaneState::Wanted | LaneState::Opening | LaneState::Open => None,
-        };
-        lanes.filter_map(until).min()
-    }
-
-    /// spec §4.4.2: asked after the keep-alive, given up after twice that, or when the server says it would.
-    fn next_silence(&self) -> Option<Instant> {
-        let keep_alive = u64::from(self.config.keep_alive_s);
-        let after = |seconds: u64| self.heard.after(Duration::from_secs(seconds));
-        (keep_alive > 0).then(|| after(if self.asked { 2 * keep_alive } else { keep_alive }))
-    }
-
-    /// Does what is due by now: asks who is silent, gives up who is gone, opens lanes again.
-    pub fn handle_timeout(&mut self, now: Instant) {
-        match self.state {
-            State::Greeting { deadline, .. } if now >= deadline => {
-                self.state = State::Closed(Code::DEADLINE)
-            }
-            State::Open | State::Draining => {
-                self.reopen_lanes(now);
-                if self.next_silence().is_some_and(|at| now >= at) {
-                    self.silent();
-                }
-            }
-            State::Greeting { .. } | State::Idle | State::Closed(_) => {}
-        }
-    }
-
-    fn silent(&mut self) {
-        if self.asked {
-            self.state = State::Closed(Code::DEADLINE);
-        } else {
-            self.asked = true;
-            self.due.ping = true;
-        }
-    }
-
-    fn reopen_lanes(&mut self, now: Instant) {
-        for lane in self.storage.parts().lanes.iter_mut().take(self.lanes) {
-            match lane.state {
-                LaneState::Closed { until: Some(until) } if now >= until => {
-                    lane.state = LaneState::Wanted;
-                    self.wanted = true;
-                }
-                LaneState::Closed { .. }
-                | LaneState::Wanted
-                | LaneState::Opening
-                | LaneState::Open => {}
-            }
-        }
-    }
-
-    /// A number in 0..=`most`, for jitter: xorshift, seeded by the run.
-    const fn jitter(&mut self, most: u32) -> u32 {
-        self.jitter ^= self.jitter << 13;
-        self.jitter ^= self.jitter >> 17;
-        self.jitter ^= self.jitter << 5;
-        self.jitter % (most.saturating_add(1))
-    }
 }
 
 /// The entry of a small number.
 fn slot<T>(table: &mut [T], at: u32, used: usize) -> Option<&mut T> {
     table.get_mut(..used)?.get_mut(usize::try_from(at).ok()?)
-}
-
-/// A lane that waits to be opened. spec §5.1.1
-fn lane(id: LaneId, key: Option<&str>, first: Number, urgent: bool) -> Result<LaneSlot, Refusal> {
-    if key.is_none() != (id == LaneId(0)) || first == Number(0) {
-        return Err(Refusal::Invalid("the lane"));
-    }
-    let key = match key {
-        Some(key) => {
-            Some(id::key(key).ok().and_then(Text::new).ok_or(Refusal::Invalid("the key"))?)
-        }
-        None => None,
-    };
-    let acked = Number(first.0 - 1);
-    Ok(LaneSlot { key, urgent, next: first, wire_next: first, acked, ..LaneSlot::default() })
 }

@@ -6,163 +6,41 @@
 //!      └──────────────────┴───────────────┴──── refuse, a fault, a deadline ─┴───────────────┴──────────────────────▲
 //! ```
 //!
-//! Here: states, deadlines and the verbs. What each message must satisfy is `upstream`, what the worker says on the way
-//! out is `downstream`, what is said because of the state alone is `due`. Who a client is and what it may are the
+//! Here: states, the greeting and the commands. What each message must satisfy is `upstream` (publishing), `asking` and
+//! `uploads`; what the worker says on the way out is `downstream`, what is said because of the state alone `due`, deadlines
+//! and silence `timing`. Who a client is and what it may are the
 //! driver's: it answers [`Input::Authenticate`] with [`Session::admit`] or [`Session::refuse`], and a BIND or LANE it does
 //! not allow with [`Session::deny_route`] or [`Session::close_lane`], before it gives the next bytes.
 //!
 //! The invariants: nothing behind AUTH is decoded before it is decided; what is sent and unacked never passes the credit
 //! that was given; no ACK passes a VOID whose FAULT has not gone out; every table has its cap in [`limits`].
 
-use alloc::{string::String, sync::Arc};
+use alloc::string::String;
 use core::time::Duration;
 
+mod asking;
+mod config;
 mod downstream;
 mod due;
 mod tables;
+mod timing;
+mod uploads;
 mod upstream;
 
-pub use self::downstream::Told;
+pub use self::{
+    config::{Admission, Config, Deadlines, Greeting, Input},
+    downstream::Told,
+};
 use self::{due::Due, tables::Tables};
 use super::{Amount, budget::Budget, frame_code};
 use crate::{
     code::Code,
     frame::{self, Frame},
-    id::{LaneId, Number, RouteId, Run},
+    id::{LaneId, RouteId},
     limits,
-    message::{Auth, DecodeError, Event, Hello, Message, Proof, Sender, hello, kind},
+    message::{DecodeError, Event, Hello, Message, Proof, Sender, hello, kind},
     time::{Instant, Millis},
 };
-
-/// What a session is told when it begins.
-#[derive(Clone, Debug)]
-pub struct Config {
-    /// Without TLS: 16 fresh random bytes for the challenge. `None` over TLS.
-    pub nonce: Option<[u8; 16]>,
-    /// The longest frame body taken after AUTH.
-    pub frame_max: u32,
-    /// The longest payload of one event; a longer one that still fits a frame becomes a VOID.
-    pub payload_max: u32,
-    /// What may be sent and unacked.
-    pub credit: Amount,
-    /// Bytes of chunks that may be sent and unacked.
-    pub chunk_bytes: u32,
-    /// How long a session that never pings (keep-alive 0) may be silent; `None`: for ever.
-    pub idle: Option<Duration>,
-    /// How long things may take.
-    pub deadlines: Deadlines,
-    /// The edge's name.
-    pub edge: Arc<str>,
-    /// What this server is, for logs.
-    pub software: Arc<str>,
-    /// The session's number at this edge.
-    pub session: u64,
-}
-
-/// How long things may take.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Deadlines {
-    /// From the beginning to a decided AUTH.
-    pub auth: Duration,
-    /// For each frame that has begun …
-    pub frame: Duration,
-    /// … and its length at so many bytes a second.
-    pub frame_bytes_per_s: u32,
-    /// From GOAWAY until the session is closed whatever is in flight.
-    pub drain: Duration,
-}
-
-impl Default for Deadlines {
-    fn default() -> Self {
-        Self {
-            auth: Duration::from_secs(u64::from(limits::AUTH_S)),
-            frame: Duration::from_secs(u64::from(limits::FRAME_S)),
-            frame_bytes_per_s: limits::FRAME_RATE,
-            drain: Duration::from_secs(u64::from(limits::DRAIN_S)),
-        }
-    }
-}
-
-impl Default for Config {
-    fn default() -> Self {
-        Self {
-            nonce: None,
-            frame_max: limits::FRAME_DEFAULT,
-            payload_max: limits::PAYLOAD_DEFAULT,
-            credit: Amount { events: limits::CREDIT_EVENTS, bytes: limits::CREDIT_BYTES },
-            chunk_bytes: limits::CREDIT_CHUNK_BYTES,
-            idle: None,
-            deadlines: Deadlines::default(),
-            edge: Arc::from("edge"),
-            software: Arc::from(""),
-            session: 0,
-        }
-    }
-}
-
-/// What HELLO said, kept for the session.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Greeting {
-    /// The version that is spoken.
-    pub version: u16,
-    /// The longest frame body the client takes.
-    pub frame_max: u32,
-    /// The run it numbers in.
-    pub run: Run,
-    /// Does it want receipts instead of short acks?
-    pub receipts: bool,
-    /// After how many silent seconds it pings; 0 for never.
-    pub keep_alive_s: u32,
-    /// What it is, for logs; cut at a name's length.
-    pub software: String,
-    /// The run it gave up; zero for none.
-    pub abandoned: Run,
-}
-
-/// What the driver found out about a client it lets in.
-#[derive(Clone, Debug, Default)]
-pub struct Admission {
-    /// In which tenant.
-    pub tenant: String,
-    /// Who.
-    pub principal: String,
-    /// The server's own proof of a device key, from [`super::key::verify`].
-    pub proof: Option<[u8; 32]>,
-}
-
-/// What came in.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Input<'b> {
-    /// Who is it? Answer with `admit` or `refuse`; until then nothing more is decoded. HELLO is in [`Session::greeting`].
-    Authenticate(Auth<'b>),
-    /// For the worker (or for the edge itself, where the message is about the edge): checked against everything the
-    /// session knows.
-    Upstream {
-        /// The lane of EVENT, BATCH, LANE and BIND; lane 0 for everything else.
-        lane: LaneId,
-        /// EVENT, BATCH: the number of the first event. LANE: the first unacked one. Else 0.
-        first: Number,
-        /// The message.
-        message: Message<'b>,
-        /// CRC-32 of its payload.
-        payload_crc: u32,
-    },
-    /// These numbers are refused for good: the worker logs a VOID in their place.
-    Void {
-        /// In which lane.
-        lane: LaneId,
-        /// The first number.
-        first: Number,
-        /// How many.
-        count: u32,
-        /// Why.
-        code: Code,
-    },
-    /// The client is leaving: it sends nothing new and waits for what is in flight.
-    Leaving(Code),
-    /// The session is over; what [`Session::poll_transmit`] still has to say goes out before the connection is cut.
-    Closed(Code),
-}
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
@@ -318,16 +196,6 @@ impl Session {
             .then(|| self.fail(Code::TOO_LARGE, "more than 4 KiB before AUTH was decided"))
     }
 
-    /// spec §12.2: a frame that has begun must be whole in time.
-    fn wait_for_the_rest(&mut self, now: Instant, bytes: &[u8], limit: u32) {
-        let begun = self.partial.map_or(now, |partial| partial.begun);
-        let measured = frame::measure(bytes, limit).ok().flatten();
-        let length = measured.map_or(0, |extent| u64::try_from(extent.end()).unwrap_or(u64::MAX));
-        let rate = u64::from(self.config.deadlines.frame_bytes_per_s.max(1));
-        let whole = self.config.deadlines.frame + Duration::from_secs(length / rate);
-        self.partial = (!bytes.is_empty()).then(|| Partial { begun, deadline: begun.after(whole) });
-    }
-
     fn take<'b>(&mut self, now: Instant, frame: &Frame<'b>) -> Option<Input<'b>> {
         // Events are nearly all there is: they do not go through what tells the kinds apart.
         if frame.tag.kind() == kind::EVENT && !frame.tag.skippable() && self.state == State::Open {
@@ -438,83 +306,6 @@ impl Session {
     pub fn close_lane(&mut self, lane: LaneId, code: Code, retry_after_ms: Option<u32>) {
         if let Some(expected) = self.tables.close_lane(lane) {
             self.due.lane(lane, code, expected, retry_after_ms);
-        }
-    }
-
-    /// When to call [`Session::handle_timeout`]; `None`: nothing is waited for.
-    #[must_use]
-    pub fn poll_timeout(&self) -> Option<Instant> {
-        match self.state {
-            State::Greeting { deadline }
-            | State::Proving { deadline }
-            | State::Deciding { deadline } => Some(deadline),
-            State::Open => {
-                self.partial.map(|partial| partial.deadline).or_else(|| self.next_silence())
-            }
-            State::Draining { deadline } => Some(deadline),
-            State::Closed(_) => None,
-        }
-    }
-
-    fn next_silence(&self) -> Option<Instant> {
-        match (self.asked, self.ping_after()) {
-            (None, Some(after)) => Some(self.heard.after(after)),
-            (Some(_), _) | (None, None) => self.idle().map(|idle| self.heard.after(idle)),
-        }
-    }
-
-    /// spec §4.4.2: how long the client may be silent before it is asked.
-    fn ping_after(&self) -> Option<Duration> {
-        let keep_alive = u64::from(self.greeting.keep_alive_s);
-        (keep_alive > 0).then(|| Duration::from_secs(keep_alive))
-    }
-
-    /// How long the client may be silent before it is given up.
-    fn idle(&self) -> Option<Duration> {
-        let keep_alive = u64::from(self.greeting.keep_alive_s);
-        if keep_alive == 0 { self.config.idle } else { Some(Duration::from_secs(2 * keep_alive)) }
-    }
-
-    /// Does what is due by now: gives up who is late, asks who is silent, ends what has drained.
-    pub fn handle_timeout(&mut self, now: Instant) {
-        match self.state {
-            State::Greeting { deadline }
-            | State::Proving { deadline }
-            | State::Deciding { deadline } => {
-                if now >= deadline {
-                    self.close_with(Code::DEADLINE, "AUTH was not done in time", 0);
-                }
-            }
-            State::Open => self.check_silence(now),
-            State::Draining { .. } => self.close_when_drained(now),
-            State::Closed(_) => {}
-        }
-    }
-
-    fn check_silence(&mut self, now: Instant) {
-        if let Some(partial) = self.partial {
-            if now >= partial.deadline {
-                self.close_with(Code::DEADLINE, "a frame was not whole in time", 0);
-            }
-        } else if self.idle().is_some_and(|idle| now >= self.heard.after(idle)) {
-            self.close_with(Code::DEADLINE, "nothing was heard for too long", 0);
-        } else if self.asked.is_none()
-            && self.ping_after().is_some_and(|after| now >= self.heard.after(after))
-        {
-            self.asked = Some(now);
-            self.due.ping = true;
-        }
-    }
-
-    /// spec §4.5: a session that is going away ends when nothing is in flight, or when its time is over; where the client
-    /// began it hears the same code back.
-    fn close_when_drained(&mut self, now: Instant) {
-        let State::Draining { deadline } = self.state else { return };
-        if now >= deadline || self.tables.is_idle() {
-            self.state = State::Closed(self.leave);
-            if self.client_left {
-                self.due.goaway = Some((self.leave, 0));
-            }
         }
     }
 

@@ -44,12 +44,12 @@ fn live(seed: &mut Seed, rules: Rules) {
 
 #[test]
 fn a_calm_day() {
-    each_seed(50, |seed| live(seed, CALM));
+    each_seed(25, |seed| live(seed, CALM));
 }
 
 #[test]
 fn a_small_credit_never_stands_still() {
-    each_seed(100, |seed| {
+    each_seed(50, |seed| {
         let credit = small_credit(seed);
         live(seed, Rules { credit, ..CALM });
     });
@@ -57,7 +57,7 @@ fn a_small_credit_never_stands_still() {
 
 #[test]
 fn connections_that_are_cut_and_half_cut_are_taken_over() {
-    each_seed(200, |seed| {
+    each_seed(100, |seed| {
         let credit = small_credit(seed);
         live(seed, Rules { cuts: true, edges: 2, credit, ..CALM });
     });
@@ -65,29 +65,29 @@ fn connections_that_are_cut_and_half_cut_are_taken_over() {
 
 #[test]
 fn a_worker_that_goes_away_and_forgets_what_was_not_synced() {
-    each_seed(200, |seed| live(seed, Rules { cuts: true, links: true, crashes: true, ..CALM }));
+    each_seed(100, |seed| live(seed, Rules { cuts: true, links: true, crashes: true, ..CALM }));
 }
 
 #[test]
 fn reboots_with_flash() {
-    each_seed(200, |seed| live(seed, Rules { reboots: true, cuts: true, crashes: true, ..CALM }));
+    each_seed(100, |seed| live(seed, Rules { reboots: true, cuts: true, crashes: true, ..CALM }));
 }
 
 #[test]
 fn reboots_without_flash() {
-    each_seed(200, |seed| {
+    each_seed(100, |seed| {
         live(seed, Rules { reboots: true, flash: false, cuts: true, crashes: true, ..CALM })
     });
 }
 
 #[test]
 fn two_processes_with_one_credential() {
-    each_seed(100, |seed| live(seed, Rules { clients: 2, cuts: true, reboots: true, ..CALM }));
+    each_seed(50, |seed| live(seed, Rules { clients: 2, cuts: true, reboots: true, ..CALM }));
 }
 
 #[test]
 fn a_lane_that_comes_back_by_another_edge() {
-    each_seed(300, |seed| {
+    each_seed(150, |seed| {
         let credit = small_credit(seed);
         live(
             seed,

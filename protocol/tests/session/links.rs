@@ -175,9 +175,15 @@ fn a_link_takes_so_many_sessions() {
     let mut pair = Pair::open();
     for _ in 0..limits::LINK_SESSIONS {
         pair.attach().unwrap();
-        pair.up.clear();
     }
+    pair.up();
     assert_eq!(pair.attach(), Err(Refusal::TooMany));
+    // A number that only one side gave up is not free.
+    pair.edge.detach(LinkSessionId(7), Code(0), &mut pair.up).unwrap();
+    assert_eq!(pair.attach(), Err(Refusal::TooMany));
+    pair.up();
+    pair.down();
+    assert_eq!(pair.attach(), Ok(LinkSessionId(7)));
 }
 
 #[test]

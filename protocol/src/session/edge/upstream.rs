@@ -2,24 +2,21 @@
 
 use super::{
     Input, Session, State,
-    tables::{LaneState, Settles, Subscription, SubscriptionState, UploadState, Voided, bytes},
+    tables::{LaneState, Voided},
 };
 use crate::{
     code::Code,
-    id::{self, LaneId, Number, RequestId, RouteId},
+    id::{self, LaneId, Number, RouteId},
     limits,
-    message::{
-        Abort, Batch, Bind, Chunk, Credit, End, Event, Extras, Happened, Lane, Message, Open,
-        Outcome, Ping, Scope, Seal, Serve, Settle, Source, Subscribe, Target,
-    },
+    message::{Batch, Bind, Event, Extras, Happened, Lane, Message, Ping},
     session::window::Amount,
     time::Instant,
 };
 
 /// Why a message is not taken: the session ends (`Err`), or the message is dropped (`Ok(None)`).
-type Taken<'b> = Result<Option<Input<'b>>, (Code, &'static str)>;
+pub(super) type Taken<'b> = Result<Option<Input<'b>>, (Code, &'static str)>;
 
-const UNEXPECTED: Code = Code::UNEXPECTED;
+pub(super) const UNEXPECTED: Code = Code::UNEXPECTED;
 
 /// An event or a batch: what the credit and the numbers need to know of it.
 #[derive(Clone, Copy, Debug)]
@@ -95,7 +92,7 @@ impl Session {
     }
 
     /// Everything that costs no credit costs a token: spec §6.5.
-    fn cheap<'b>(&mut self, now: Instant, message: Message<'b>) -> Taken<'b> {
+    pub(super) fn cheap<'b>(&mut self, now: Instant, message: Message<'b>) -> Taken<'b> {
         if !self.cheap.spend(now, 1) {
             return Err((Code::TOO_MANY, "too many frames that cost no credit"));
         }
@@ -149,7 +146,7 @@ impl Session {
         }
     }
 
-    const fn is_draining(&self) -> bool {
+    pub(super) const fn is_draining(&self) -> bool {
         matches!(self.state, State::Draining { .. })
     }
 
@@ -263,229 +260,6 @@ impl Session {
         Ok(None)
     }
 
-    fn subscribe<'b>(&mut self, message: Message<'b>, subscribe: &Subscribe<'b>) -> Taken<'b> {
-        let id = subscribe.subscription;
-        if self.tables.subscription(id).is_some() {
-            return Err((UNEXPECTED, "SUBSCRIBE on a subscription that has not ended"));
-        }
-        let amount = Amount { events: subscribe.events, bytes: subscribe.bytes };
-        let new = Subscription::new(id, settles(&subscribe.source), amount);
-        let refused = if source_is_valid(&subscribe.source) {
-            (!self.tables.subscribe(new)).then_some(Code::TOO_MANY)
-        } else {
-            Some(Code::INVALID)
-        };
-        match refused {
-            Some(code) => {
-                self.due.scoped(Scope::Subscription(id), code, None);
-                Ok(None)
-            }
-            None => Ok(through(message)),
-        }
-    }
-
-    fn settle<'b>(&mut self, now: Instant, message: Message<'b>, settle: &Settle<'b>) -> Taken<'b> {
-        let seen = settle.outcome == Outcome::Seen;
-        if seen && !self.cheap.spend(now, 1) {
-            return Err((Code::TOO_MANY, "too many frames that cost no credit"));
-        }
-        // What came before the client heard of the end is dropped.
-        let Some(subscription) = self.tables.subscription_mut(settle.subscription) else {
-            return if seen { Ok(None) } else { self.cheap(now, Message::Skipped(0)) };
-        };
-        match (subscription.settles, seen) {
-            (Settles::Seen, false) | (Settles::Each, true) => {
-                return Err((UNEXPECTED, "Settle.outcome is not for this kind of subscription"));
-            }
-            (Settles::Seen | Settles::Both, true) | (Settles::Each | Settles::Both, false) => {}
-        }
-        let events = match settle.outcome {
-            Outcome::Retry { .. } => 0, // spec §8.3.2: always all that is left
-            Outcome::Seen | Outcome::Done | Outcome::Reject => settle.events,
-        };
-        let known = if seen {
-            subscription.seen(settle.delivery)
-        } else {
-            subscription.settle(settle.delivery, events)
-        };
-        if known {
-            Ok(through(message))
-        } else {
-            Err((UNEXPECTED, "Settle.delivery was never handed out"))
-        }
-    }
-
-    fn credit<'b>(&mut self, message: Message<'b>, credit: Credit) -> Taken<'b> {
-        let Some(id) = credit.subscription else {
-            return Err((UNEXPECTED, "Credit.subscription is missing"));
-        };
-        let known = self.tables.subscription(id).is_some();
-        // The window changes when the server's CREDIT says what is kept.
-        Ok(known.then_some(()).and_then(|()| through(message)))
-    }
-
-    fn end<'b>(&mut self, message: Message<'b>, end: End) -> Taken<'b> {
-        let Some(subscription) = self.tables.subscription_mut(end.subscription) else {
-            return Ok(None);
-        };
-        let first = subscription.state != SubscriptionState::Ending;
-        subscription.state = SubscriptionState::Ending;
-        Ok(first.then_some(()).and_then(|()| through(message)))
-    }
-
-    fn get<'b>(
-        &mut self,
-        message: Message<'b>,
-        request: RequestId,
-        target: &Target<'b>,
-    ) -> Taken<'b> {
-        let valid = match *target {
-            Target::State { key, topic } => id::key(key).is_ok() && id::topic(topic).is_ok(),
-            Target::Blob { blob, .. } => !blob.is_empty(),
-            Target::Stream { key } => id::key(key).is_ok(),
-        };
-        self.ask(message, request, valid, 0)
-    }
-
-    fn call<'b>(
-        &mut self,
-        message: Message<'b>,
-        request: RequestId,
-        service: &str,
-        crc: u32,
-    ) -> Taken<'b> {
-        if self.is_draining() {
-            return Ok(None);
-        }
-        self.ask(message, request, service_is_valid(service), crc)
-    }
-
-    fn serve<'b>(&mut self, message: Message<'b>, serve: &Serve<'b>) -> Taken<'b> {
-        self.ask(message, serve.request, service_is_valid(serve.service), 0)
-    }
-
-    fn ask<'b>(
-        &mut self,
-        message: Message<'b>,
-        request: RequestId,
-        valid: bool,
-        crc: u32,
-    ) -> Taken<'b> {
-        if self.tables.is_asked(request) {
-            return Err((UNEXPECTED, "a request's number is in use"));
-        }
-        let refused = if valid {
-            (!self.tables.ask(request, message.payload().len())).then_some(Code::TOO_MANY)
-        } else {
-            Some(Code::INVALID)
-        };
-        match refused {
-            Some(code) => {
-                self.due.scoped(Scope::Request(request), code, code.retry().then_some(0));
-                Ok(None)
-            }
-            None => Ok(Some(Input::Upstream {
-                lane: LaneId(0),
-                first: Number(0),
-                message,
-                payload_crc: crc,
-            })),
-        }
-    }
-
-    fn reply<'b>(
-        &mut self,
-        message: Message<'b>,
-        request: RequestId,
-        more: bool,
-        crc: u32,
-    ) -> Option<Input<'b>> {
-        // spec §9.5.1: a REPLY to a request that is not open any more is ignored.
-        let at = self.tables.called.iter().position(|&called| called == request)?;
-        if !more {
-            self.tables.called.swap_remove(at);
-        }
-        Some(Input::Upstream { lane: LaneId(0), first: Number(0), message, payload_crc: crc })
-    }
-
-    fn open<'b>(&mut self, message: Message<'b>, open: &Open<'b>) -> Taken<'b> {
-        let refused = if open.key.is_none_or(|key| id::key(key).is_ok()) {
-            (!self.tables.open_upload(open.upload, open.size)).then_some(Code::TOO_MANY)
-        } else {
-            Some(Code::INVALID)
-        };
-        match refused {
-            Some(code) => {
-                self.fault_upload(open.upload, code);
-                Ok(None)
-            }
-            None => Ok(through(message)),
-        }
-    }
-
-    /// Closes an upload on this session: what is behind it is dropped until a new OPEN.
-    fn fault_upload(&mut self, upload: u32, code: Code) {
-        let expected = self.tables.upload_mut(upload).map_or(0, |upload| upload.next);
-        self.tables.end_upload(upload);
-        self.due.scoped(Scope::Upload { upload, expected }, code, code.retry().then_some(0));
-    }
-
-    fn chunk<'b>(&mut self, message: Message<'b>, chunk: &Chunk<'b>, crc: u32) -> Taken<'b> {
-        // spec §7.2.1: what comes behind a fault is dropped until a new OPEN.
-        let Some(upload) = self.tables.upload_mut(chunk.upload) else { return Ok(None) };
-        let length = u64::try_from(chunk.payload.len()).unwrap_or(u64::MAX);
-        let end = chunk.offset.checked_add(length);
-        let refused = match upload.state {
-            UploadState::Sealing | UploadState::Aborting => {
-                return Err((UNEXPECTED, "CHUNK behind SEAL or ABORT"));
-            }
-            UploadState::Opening | UploadState::Open if chunk.payload.len() > limits::CHUNK_MAX => {
-                Some(Code::TOO_LARGE)
-            }
-            UploadState::Opening | UploadState::Open if chunk.offset != upload.next => {
-                Some(Code::OUT_OF_ORDER)
-            }
-            UploadState::Opening | UploadState::Open => {
-                (length == 0 || end.is_none_or(|end| end > upload.size)).then_some(Code::INVALID)
-            }
-        };
-        if let Some(code) = refused {
-            self.fault_upload(chunk.upload, code);
-            return Ok(None);
-        }
-        upload.next = upload.next.saturating_add(length);
-        if !self.tables.chunks.spend(bytes(length)) {
-            return Err((Code::TOO_FAST, "more was sent than the credit allows"));
-        }
-        Ok(Some(Input::Upstream { lane: LaneId(0), first: Number(0), message, payload_crc: crc }))
-    }
-
-    fn seal<'b>(&mut self, message: Message<'b>, seal: Seal) -> Taken<'b> {
-        let Some(upload) = self.tables.upload_mut(seal.upload) else { return Ok(None) };
-        match upload.state {
-            UploadState::Sealing | UploadState::Aborting => {
-                Err((UNEXPECTED, "SEAL behind SEAL or ABORT"))
-            }
-            UploadState::Opening | UploadState::Open if upload.next != seal.size => {
-                self.fault_upload(seal.upload, Code::MISMATCH);
-                Ok(None)
-            }
-            UploadState::Opening | UploadState::Open => {
-                upload.state = UploadState::Sealing;
-                Ok(through(message))
-            }
-        }
-    }
-
-    fn abort<'b>(&mut self, message: Message<'b>, abort: Abort) -> Taken<'b> {
-        let Some(upload) = self.tables.upload_mut(abort.upload) else {
-            self.fault_upload(abort.upload, Code::NOT_FOUND);
-            return Ok(None);
-        };
-        upload.state = UploadState::Aborting;
-        Ok(through(message))
-    }
-
     fn client_leaves<'b>(&mut self, now: Instant, code: Code) -> Input<'b> {
         if let State::Open = self.state {
             self.leave = code;
@@ -535,29 +309,6 @@ fn expired(extras: &Extras<'_>) -> Option<Code> {
 
 /// A message that has no lane, number or payload.
 #[expect(clippy::unnecessary_wraps, reason = "every check ends in it, as what the driver is given")]
-const fn through(message: Message<'_>) -> Option<Input<'_>> {
+pub(super) const fn through(message: Message<'_>) -> Option<Input<'_>> {
     Some(Input::Upstream { lane: LaneId(0), first: Number(0), message, payload_crc: 0 })
-}
-
-fn source_is_valid(source: &Source<'_>) -> bool {
-    match *source {
-        Source::Filter { filter, key, .. } => {
-            id::filter(filter).is_ok() && key.is_none_or(|key| id::key(key).is_ok())
-        }
-        Source::Stream { key, .. } => id::key(key).is_ok(),
-        Source::Group { name, .. } => id::name(name).is_ok(),
-        Source::Inbox => true,
-    }
-}
-
-const fn settles(source: &Source<'_>) -> Settles {
-    match source {
-        Source::Filter { .. } | Source::Stream { .. } => Settles::Seen,
-        Source::Group { .. } => Settles::Each,
-        Source::Inbox => Settles::Both,
-    }
-}
-
-fn service_is_valid(service: &str) -> bool {
-    id::name(service.strip_prefix("device/").unwrap_or(service)).is_ok()
 }

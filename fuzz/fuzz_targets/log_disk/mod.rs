@@ -35,12 +35,14 @@ fn record(n: u64) -> Append {
 /// CRC-32, bit by bit.
 fn crc(bytes: &[u8]) -> u32 {
     !bytes.iter().fold(u32::MAX, |crc, byte| {
-        (0..8).fold(crc ^ u32::from(*byte), |crc, _| if crc & 1 == 1 { crc >> 1 ^ 0xEDB8_8320 } else { crc >> 1 })
+        (0..8).fold(crc ^ u32::from(*byte), |crc, _| {
+            if crc & 1 == 1 { crc >> 1 ^ 0xEDB8_8320 } else { crc >> 1 }
+        })
     })
 }
 
 /// Three segments of records whose payload is their position.
-pub fn filled() -> SimDisk {
+pub(crate) fn filled() -> SimDisk {
     use std::sync::OnceLock;
     static FILLED: OnceLock<SimDisk> = OnceLock::new();
     FILLED.get_or_init(fill).kill()
@@ -52,7 +54,8 @@ fn fill() -> SimDisk {
     for _ in 0..15 {
         let n = log.next().get();
         let first = Append { stream: NEW_STREAM, version: 1, ..record(n) };
-        let second = Append { stream: in_this_call(0), version: 2, prev: in_this_call(0), ..record(n + 1) };
+        let second =
+            Append { stream: in_this_call(0), version: 2, prev: in_this_call(0), ..record(n + 1) };
         log.append(1, &mut vec![first, second, record(n + 2)]).unwrap();
         log.pump();
         log.tend();
@@ -62,8 +65,29 @@ fn fill() -> SimDisk {
 }
 
 #[allow(dead_code, reason = "one of the targets does not need it")]
-pub fn last_segment(disk: &SimDisk) -> (String, Vec<u8>) {
-    disk.files().into_iter().filter(|(name, _)| name.ends_with(".segment")).last().unwrap()
+pub(crate) fn last_segment(disk: &SimDisk) -> (String, Vec<u8>) {
+    disk.files().into_iter().rfind(|(name, _)| name.ends_with(".segment")).unwrap()
+}
+
+/// Six bytes are one step: which file, what to do, where (3) and with which value.
+#[allow(dead_code, reason = "one of the targets does not need it")]
+pub(crate) fn damage(disk: &SimDisk, data: &[u8]) {
+    for step in data.chunks_exact(6) {
+        let [file, how, a, b, c, value] = step else { continue };
+        let files = disk.files();
+        let Some((name, bytes)) = files.get(usize::from(*file) % files.len().max(1)) else {
+            continue;
+        };
+        let place = u32::from_le_bytes([*a, *b, *c, 0]) as usize % (bytes.len() + 1);
+        let mut bytes = bytes.clone();
+        match how % 4 {
+            0 => bytes.iter_mut().skip(place).take(1).for_each(|byte| *byte ^= value),
+            1 => bytes.truncate(place),
+            2 => bytes.extend(std::iter::repeat_n(*value, usize::from(*how) * 16)),
+            _ => bytes.iter_mut().skip(place).take(usize::from(*value)).for_each(|byte| *byte = 0),
+        }
+        disk.put(name, bytes);
+    }
 }
 
 /// What is read: positions and payloads that agree, in order, or gaps.
@@ -79,7 +103,10 @@ fn read(log: &Log) -> Vec<u64> {
         }
         for record in block.records() {
             let own = record.position.get().to_le_bytes();
-            assert!(record.position.get() == at && record.payload.starts_with(&own), "{record:?} at {at}");
+            assert!(
+                record.position.get() == at && record.payload.starts_with(&own),
+                "{record:?} at {at}"
+            );
             seen.push(at);
             at += 1;
         }
@@ -89,7 +116,7 @@ fn read(log: &Log) -> Vec<u64> {
 }
 
 /// Verifies, opens, reads, accepts, appends, and opens again.
-pub fn opens(disk: &SimDisk) {
+pub(crate) fn opens(disk: &SimDisk) {
     spile_log::verify(disk).unwrap();
     // A header of a later format can't be made by chance: both copies have a check.
     let (log, recovered) = Log::open(Arc::new(disk.clone()), options()).unwrap();

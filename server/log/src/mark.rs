@@ -44,7 +44,7 @@ impl WatermarkFile {
             bad += usize::from(found.is_none() && (read < SLOT || bytes.iter().any(|b| *b != 0)));
             newest = newest.into_iter().chain(found).max_by_key(|mark| mark.turn);
         }
-        Ok((newest.unwrap_or_default(), bad > 0))
+        Ok((newest.unwrap_or(Watermark { turn: 0, durable: 1, floor: 1 }), bad > 0))
     }
 
     fn create(disk: &dyn Disk) -> io::Result<Self> {

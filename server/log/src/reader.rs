@@ -163,7 +163,7 @@ impl Reader {
     fn read(&mut self, mut cursor: Cursor, max_bytes: usize) -> Result<Option<Block>, ReadError> {
         let mut want = max_bytes;
         loop {
-            let size = want.min(narrow(cursor.view.data_end.saturating_sub(cursor.offset)));
+            let size = want.min(cursor.room());
             let mut buffer = self.buffer(size);
             let read = cursor
                 .view
@@ -189,7 +189,9 @@ impl Reader {
             self.last = Some(buffer.freeze());
             match walk.stop {
                 // A file that ends before its data does is damaged like one with other bytes there.
-                Stop::More(_) if read < size => return self.around(cursor, &Stop::Chain),
+                Stop::More(need) if read < size || need.saturating_sub(walk.at) > cursor.room() => {
+                    return self.around(cursor, &Stop::Chain);
+                }
                 Stop::More(need) => want = max_bytes.max(need.saturating_sub(walk.at)),
                 Stop::End => return Ok(self.past_data(&cursor)),
                 bad @ (Stop::Jump(_) | Stop::Payload { .. } | Stop::Batch | Stop::Chain) => {
@@ -286,6 +288,11 @@ impl Cursor {
         }
     }
 
+    /// Bytes of data from here on.
+    fn room(&self) -> usize {
+        narrow(self.view.data_end.saturating_sub(self.offset))
+    }
+
     fn skip(&mut self, bytes: usize) {
         self.offset = self.offset.saturating_add(wide(bytes));
         self.left = self.left.saturating_sub(bytes);
@@ -342,6 +349,10 @@ impl Cursor {
             }
             Err(RecordError::Short(_) | RecordError::Header) => return Some(Stop::Batch),
         };
+        if header.position >= self.view.end {
+            // log §3: a segment ends where the next begins, whatever stands behind.
+            return Some(Stop::End);
+        }
         let total = header.total();
         if total > walk.left || header.end() > walk.batch_end {
             return Some(Stop::Batch);

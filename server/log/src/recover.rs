@@ -395,31 +395,32 @@ impl Recovery<'_> {
             self.damage(DamageKind::Records, &file_name(header.id), *from, *to);
         }
         if !scan.holes.iter().all(|(from, to)| self.accepted.covers(*from, *to)) {
-            self.wait(header, file, scan, index, found);
-            return Ok(());
+            return self.wait(&header, file, &scan, index, found);
         }
         self.settle(&header, &file, scan, index, found)?;
         Ok(())
     }
 
+    /// Nothing is changed; what is proven can be read until an operator accepted the holes.
     fn wait(
-        &mut self,
-        header: Header,
+        &self,
+        header: &Header,
         file: Arc<OpenFile>,
-        scan: Scan,
+        all: &Scan,
         index: &mut Index,
         found: &mut Found,
-    ) {
-        let one =
-            OnDisk { id: header.id, file, header: None, trailer: None, file_bytes: scan.data_end };
-        // Only what is proven can be read until then.
-        let mut segment = scanned_segment(&one, &header, &scan);
-        segment.end = scan.proven;
-        (index.durable_end, index.last_time) = (scan.proven, scan.last_time);
-        index.sealed.push(Arc::new(segment));
-        let from = scan.holes.iter().map(|hole| hole.0).min().unwrap_or(scan.proven);
-        let to = scan.holes.iter().map(|hole| hole.1).max().unwrap_or(scan.proven);
+    ) -> Result<(), OpenError> {
+        let bounds =
+            Bounds { limit: Some(all.proven), proven: all.proven, jumps: false, slips: self.slips };
+        let scan = scan(&file, header, bounds)?;
+        let file_bytes = scan.data_end;
+        let one = OnDisk { id: header.id, file, header: None, trailer: None, file_bytes };
+        index.sealed.push(Arc::new(scanned_segment(&one, header, &scan)));
+        (index.durable_end, index.last_time) = (scan.end, scan.last_time);
+        let from = all.holes.iter().map(|hole| hole.0).min().unwrap_or(all.proven);
+        let to = all.holes.iter().map(|hole| hole.1).max().unwrap_or(all.proven);
         found.recovered.waiting = Some(from.into()..to.into());
+        Ok(())
     }
 }
 

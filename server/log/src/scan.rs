@@ -288,7 +288,8 @@ impl Scanner<'_> {
         }
         let Some((header, _)) = Batch::decode(bytes, &self.header.salt, hit) else { return Ok(()) };
         found.proven = found.proven.max(header.synced_upto);
-        if hit > bad && header.base >= self.scan.end && found.next.is_none() {
+        let within = self.bounds.limit.is_none_or(|limit| header.base < limit);
+        if hit > bad && within && header.base >= self.scan.end && found.next.is_none() {
             found.next = Some(hit);
         }
         Ok(())

@@ -10,7 +10,7 @@ const MAGIC: [u8; 8] = *b"SPILEWM\x01";
 const SLOT_BODY: usize = 36;
 
 /// One slot.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Watermark {
     /// Counts writes: the higher valid slot is the newer. It is written to slot `turn % 2`.
     pub(crate) turn: u64,

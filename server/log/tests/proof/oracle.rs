@@ -69,6 +69,11 @@ impl Oracle {
         self.removed.insert(at);
     }
 
+    /// A byte rotted: what nothing proves to have been synced may be taken for torn.
+    pub(crate) fn not_proven(&mut self, from: u64) {
+        self.fixed.retain(|at, _| *at < from);
+    }
+
     /// Positions that were promised, and not removed, must be there.
     pub(crate) fn end(&self) -> u64 {
         self.fixed.last_key_value().map_or(1, |(at, _)| at + 1)

@@ -7,12 +7,15 @@ use spile_log::{Damage, DamageKind, Log, Position, State};
 
 use crate::run::Run;
 
-/// Closes the log, so that all of it is proven, and turns one bit of one segment file over.
+/// Turns one bit of one segment file over: of a closed log, in which all is proven, or of one that was killed, in which what was
+/// not proven may be taken for torn.
 pub(crate) fn one_bit(run: &mut Run) -> Result<(), String> {
-    if let Some(log) = run.log.take() {
+    let closed = run.roll(2) == 0;
+    if let Some(log) = run.log.take().filter(|_| closed) {
         log.close();
         run.oracle.heard(*log.durable().borrow())?;
     }
+    run.disk = run.disk.kill();
     let files: Vec<_> =
         run.disk.files().into_iter().filter(|(name, _)| name.ends_with(".segment")).collect();
     let (name, bytes) = &files[usize::try_from(run.roll(files.len() as u64)).unwrap_or(0)];
@@ -28,6 +31,7 @@ pub(crate) fn reopen(run: &mut Run) -> Result<(), String> {
     run.oracle.stopped();
     let opened = Log::open(Arc::new(run.disk.clone()), run.options.clone());
     let (log, recovered) = opened.map_err(|error| error.to_string())?;
+    run.oracle.not_proven(recovered.watermark.get());
     run.oracle.check(&log, 4096, &|_| true)?;
     let named = log.health().damages;
     if let Some(range) = recovered.waiting {

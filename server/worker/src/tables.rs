@@ -49,7 +49,7 @@ pub(crate) struct Stream {
     pub(crate) version: u64,
     /// The position of its last record.
     pub(crate) position: u64,
-    /// Sessions' lanes and subscriptions that use it.
+    /// Sessions' lanes and subscriptions that use it, and producers with numbers in it.
     pub(crate) holders: u32,
     /// Who wants to hear of its next record.
     pub(crate) watchers: Vec<Arc<Bell>>,
@@ -205,6 +205,8 @@ impl Tables {
             Producer { stream, last: 0, voids: VecDeque::new(), holders: 0, dirty: false };
         let producer = self.producers.insert(producer).ok_or(Code::TOO_MANY)?;
         entry.keys.insert(stream, producer);
+        // Numbers may rest on VOIDs alone: their stream stays as long as they do, with or without an event.
+        self.hold_stream(stream);
         Ok(At { stream, run: run_ix, producer })
     }
 
@@ -228,6 +230,7 @@ impl Tables {
             producer.holders = producer.holders.saturating_sub(1);
             if producer.holders == 0 && producer.last == 0 {
                 self.producers.remove(at.producer);
+                self.release_stream(at.stream);
                 if let Some(run) = self.runs.get_mut(at.run) {
                     run.keys.remove(&at.stream);
                     self.drop_unborn(at.run);
@@ -256,7 +259,10 @@ impl Tables {
     /// Takes a run out of the tables, with its numbers.
     fn unlink(&mut self, ix: Ix<RunEntry>) -> Option<RunEntry> {
         let entry = self.runs.remove(ix)?;
-        entry.keys.values().for_each(|&producer| drop(self.producers.remove(producer)));
+        for (&stream, &producer) in &entry.keys {
+            self.producers.remove(producer);
+            self.release_stream(stream);
+        }
         if let Some(of) = self.principals.get_mut(&entry.principal) {
             of.retain(|&other| other != ix);
             if of.is_empty() {

@@ -207,3 +207,18 @@ async fn two_lanes_of_one_session_number_for_themselves() {
     assert_eq!(events.iter().map(|event| event.version).collect::<Vec<_>>(), [2, 3]);
     assert!(events.iter().all(|event| event.topic == "u" && event.key == "other"));
 }
+
+#[tokio::test]
+async fn numbers_of_a_key_that_has_only_voids_are_kept() {
+    let folder = tempfile::tempdir().unwrap();
+    let worker = open(folder.path());
+    let mut client = Client::new(&worker, "a", 1);
+    client.ready_to_publish(1);
+    client.event_if(0, 1, b"1", Some(Expect::Exists));
+    client.acked(0, 1).await;
+    drop(client);
+    let mut client = Client::new(&worker, "a", 1);
+    client.lane(0, None, 1);
+    let refused = vec![(1, 1, Code::STALE_VERSION)];
+    assert_eq!(client.told(1).await, [Told::Opened { lane: 0, last: 1, refused }]);
+}

@@ -420,7 +420,7 @@ fn whatever_happens_every_number_ends_once() {
     if let Some(seed) = number("SPILE_SEED") {
         return run(seed, 300);
     }
-    for seed in 0..number("SPILE_SEEDS").unwrap_or(60) {
+    for seed in 0..number("SPILE_SEEDS").unwrap_or(150) {
         run(seed, 300);
     }
 }

@@ -5,6 +5,9 @@ use std::time::Duration;
 /// The first pause is at most this long.
 const FIRST: Duration = Duration::from_millis(50);
 
+/// A server that says "in an hour" is spread no further than this.
+const LONGEST_SPREAD: Duration = Duration::from_secs(60);
+
 /// How often it failed in a row, and how long a pause may become.
 #[derive(Clone, Debug)]
 pub(super) struct Backoff {
@@ -27,6 +30,8 @@ impl Backoff {
     pub(super) fn pause(&mut self, asked: Duration, random: u64) -> Duration {
         let bound = FIRST.saturating_mul(1_u32 << self.failures.min(20)).min(self.longest);
         self.failures = self.failures.saturating_add(1);
+        // spec §4.5.1: after what the server says, plus as much again.
+        let bound = bound.max(asked.min(LONGEST_SPREAD));
         let bound = u64::try_from(bound.as_micros()).unwrap_or(u64::MAX - 1);
         asked.saturating_add(Duration::from_micros(random % (bound + 1)))
     }
@@ -53,9 +58,10 @@ mod tests {
     fn the_servers_word_is_the_least() {
         let mut backoff = Backoff::new(Duration::from_secs(1));
         let asked = Duration::from_secs(7);
+        assert_eq!(backoff.pause(asked, 7_000_000), asked * 2);
         for random in [0, 1, u64::MAX] {
             let pause = backoff.pause(asked, random);
-            assert!(pause >= asked && pause <= asked + Duration::from_secs(1), "{pause:?}");
+            assert!(pause >= asked && pause <= asked * 2, "{pause:?}");
         }
     }
 }

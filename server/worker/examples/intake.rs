@@ -5,6 +5,8 @@
 #![allow(
     clippy::unwrap_used,
     clippy::disallowed_methods,
+    clippy::indexing_slicing,
+    clippy::wildcard_enum_match_arm,
     reason = "a measurement reads clocks and ends on any error"
 )]
 

@@ -22,44 +22,13 @@ use tokio::sync::watch;
 
 use crate::{
     bell::Bell,
-    limits::CUTS,
     log::EventLog,
     record::{self, VoidTail},
     registry::Registered,
     slab::Ix,
-    tables::{At, Producer, RunEntry, Stream, Tables},
+    tables::{At, Stream, Tables},
+    undo::{Before, Cut},
 };
-
-/// A lane's tables as they were before a call changed them.
-#[derive(Debug)]
-pub(crate) struct Before {
-    /// The first position of the call that changed them.
-    pub(crate) from: u64,
-    pub(crate) time_ms: u64,
-    pub(crate) stream: Ix<Stream>,
-    pub(crate) id: u64,
-    pub(crate) version: u64,
-    pub(crate) position: u64,
-    pub(crate) lane: Option<BeforeLane>,
-    /// Runs that a newly born one will replace.
-    doomed: Vec<Ix<RunEntry>>,
-}
-
-#[derive(Debug)]
-pub(crate) struct BeforeLane {
-    pub(crate) producer: Ix<Producer>,
-    pub(crate) last: u64,
-    pub(crate) run: Ix<RunEntry>,
-    pub(crate) idle_ms: u64,
-}
-
-/// The log was cut back.
-#[derive(Clone, Copy, Debug)]
-struct Cut {
-    /// The generation that began with it.
-    generation: u64,
-    end: u64,
-}
 
 /// A record on its way to the log.
 #[derive(Debug)]
@@ -89,24 +58,24 @@ pub(crate) struct Attached {
 /// The state.
 pub(crate) struct Core {
     log: Arc<dyn EventLog>,
-    durable: watch::Receiver<Durable>,
+    pub(crate) durable: watch::Receiver<Durable>,
     pub(crate) tables: Tables,
     pub(crate) generation: u64,
     /// Where the next record lands.
     pub(crate) next: u64,
     pub(crate) before: VecDeque<Before>,
     /// Ends and bytes of calls that are not durable yet.
-    calls: VecDeque<(u64, usize)>,
+    pub(crate) calls: VecDeque<(u64, usize)>,
     /// Bytes in `calls`, for who asks without the lock.
-    waiting: Arc<AtomicUsize>,
-    cuts: VecDeque<Cut>,
+    pub(crate) waiting: Arc<AtomicUsize>,
+    pub(crate) cuts: VecDeque<Cut>,
     /// The newest cut that is not in `cuts` any more.
-    cuts_forgotten: u64,
+    pub(crate) cuts_forgotten: u64,
     /// Somebody else appended to the log: nothing may be said of positions any more.
     broken: bool,
     /// The call at work: its number, where it began, its records.
     pub(crate) call: u64,
-    call_from: u64,
+    pub(crate) call_from: u64,
     records: Vec<Append>,
     record_bytes: usize,
     pub(crate) heads: BytesMut,
@@ -145,101 +114,6 @@ impl Core {
             sessions: HashMap::new(),
             registered,
             confirmers: Vec::new(),
-        }
-    }
-
-    /// Takes note of what became durable, or was cut off, since the last look.
-    pub(crate) fn look(&mut self) -> Durable {
-        let durable = *self.durable.borrow();
-        if durable.generation != self.generation {
-            self.cut(durable.generation, durable.end.get());
-        }
-        self.settle(durable.end.get());
-        durable
-    }
-
-    /// What lies before `end` is durable: it can't be undone any more.
-    fn settle(&mut self, end: u64) {
-        while let Some(before) = self.before.pop_front_if(|before| before.from < end) {
-            self.mark(&before);
-            before.doomed.iter().for_each(|&run| self.tables.forget(run));
-        }
-        while let Some((_, bytes)) = self.calls.pop_front_if(|call| call.0 <= end) {
-            self.waiting.fetch_sub(bytes, Ordering::Relaxed);
-        }
-        self.registered.settle(end);
-    }
-
-    fn mark(&mut self, before: &Before) {
-        self.tables.mark_stream(before.stream);
-        if let Some(lane) = &before.lane {
-            self.tables.mark_numbers(lane.run, lane.producer);
-        }
-    }
-
-    /// The log was cut back to `end`: what was appended beyond it never was.
-    fn cut(&mut self, generation: u64, end: u64) {
-        self.settle(end);
-        self.undo(end);
-        self.registered.cut(end);
-        self.generation = generation;
-        if self.cuts.len() >= CUTS
-            && let Some(oldest) = self.cuts.pop_front()
-        {
-            self.cuts_forgotten = oldest.generation;
-        }
-        self.cuts.push_back(Cut { generation, end });
-    }
-
-    /// Where the log was cut after `generation`, so that what lay before is durable and what lay beyond is gone. 0 where
-    /// that is too long ago to know.
-    pub(crate) fn cut_after(&self, generation: u64) -> u64 {
-        if generation < self.cuts_forgotten {
-            return 0;
-        }
-        self.cuts.iter().find(|cut| cut.generation > generation).map_or(0, |cut| cut.end)
-    }
-
-    /// Undoes all calls from position `from` on, newest first.
-    fn undo(&mut self, from: u64) {
-        while let Some(before) = self.before.pop_back_if(|before| before.from >= from) {
-            self.restore(before);
-        }
-        while self.calls.back().is_some_and(|call| call.0 > from) {
-            if let Some((_, bytes)) = self.calls.pop_back() {
-                self.waiting.fetch_sub(bytes, Ordering::Relaxed);
-            }
-        }
-        self.next = from;
-    }
-
-    fn restore(&mut self, before: Before) {
-        let Before { time_ms, stream, id, version, position, lane, doomed, .. } = before;
-        let tables = &mut self.tables;
-        tables.time_ms = time_ms;
-        if let Some(stream) = tables.streams.get_mut(stream) {
-            (stream.id, stream.version, stream.position) = (id, version, position);
-        }
-        for run in doomed {
-            if let Some(run) = tables.runs.get_mut(run) {
-                run.doomed = false;
-            }
-        }
-        if let Some(BeforeLane { producer, last, run, idle_ms }) = lane {
-            if let Some(run) = tables.runs.get_mut(run) {
-                run.idle_ms = idle_ms;
-            }
-            if let Some(entry) = tables.producers.get_mut(producer) {
-                entry.last = last;
-                while entry.voids.pop_back_if(|void| void.number.0 > last).is_some() {}
-            }
-            // Sessions that left meanwhile hold it no more: holding and releasing it drops what rests on nothing.
-            let at = At { stream, run, producer };
-            tables.hold(at);
-            tables.release(at);
-        } else {
-            tables.hold_stream(stream);
-            tables.release_stream(stream);
         }
     }
 
@@ -312,51 +186,6 @@ impl Core {
             AppendError::TooLarge { .. } | AppendError::Invalid(_) => Code::INTERNAL,
             AppendError::Closed => Code::SHUTDOWN,
         }
-    }
-
-    /// Is the lane's run still there, and not idle for too long? Where it is, what the call changes of the lane will be
-    /// undone with the call.
-    pub(crate) fn touch(&mut self, at: At, time_ms: u64, touched: &mut u64) -> bool {
-        if *touched == self.call {
-            return true;
-        }
-        let time_ms = time_ms.max(self.tables.time_ms);
-        let tables = &mut self.tables;
-        let Some(run) = tables.runs.get(at.run) else { return false };
-        if run.doomed || tables.expired(run, time_ms) {
-            return false;
-        }
-        let idle_ms = run.idle_ms;
-        let Some(producer) = tables.producers.get(at.producer) else { return false };
-        let lane =
-            Some(BeforeLane { producer: at.producer, last: producer.last, run: at.run, idle_ms });
-        let Some(before) = self.before(at.stream, lane) else { return false };
-        let mut before = before;
-        if idle_ms == 0 {
-            before.doomed = self.tables.bear(at.run, time_ms);
-            for &run in &before.doomed {
-                if let Some(run) = self.tables.runs.get_mut(run) {
-                    run.doomed = true;
-                }
-            }
-        }
-        self.before.push_back(before);
-        *touched = self.call;
-        true
-    }
-
-    fn before(&self, ix: Ix<Stream>, lane: Option<BeforeLane>) -> Option<Before> {
-        let stream = self.tables.streams.get(ix)?;
-        Some(Before {
-            from: self.call_from,
-            time_ms: self.tables.time_ms,
-            stream: ix,
-            id: stream.id,
-            version: stream.version,
-            position: stream.position,
-            lane,
-            doomed: Vec::new(),
-        })
     }
 
     /// What to do with numbers that arrived.

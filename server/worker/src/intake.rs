@@ -8,18 +8,16 @@ use std::sync::MutexGuard;
 use bytes::Bytes;
 use spile_protocol::{
     code::Code,
-    crc,
     id::{self, LaneId, Number, RouteId},
     limits,
-    message::{
-        Batch, Bind, Event, Expect, Lane as LaneMessage, Lengths, Message, Scope, deliver::Kind,
-    },
+    message::{Batch, Bind, Event, Expect, Lane as LaneMessage, Message, Scope, deliver::Kind},
     session::producer::Decision,
     time::Millis,
 };
 
 use crate::{
     answers::{What, receipt},
+    block::behind,
     core::{Core, Put, Refusal},
     limits::CALL_BYTES,
     record::{self, VoidTail, kind},
@@ -82,12 +80,12 @@ impl<'a> Intake<'a> {
         if self.gone {
             return;
         }
-        match message {
-            Message::Event(event) => self.event(now, number, event, payload, payload_crc),
-            Message::Batch(batch) => self.batch(now, number, batch, payload, payload_crc),
-            Message::Lane(lane) => self.open(lane),
-            Message::Bind(bind) => self.bind(bind),
-            other => self.other(now, other, payload),
+        if let Message::Event(event) = message {
+            self.event(now, number, event, payload, payload_crc);
+        } else if let Message::Batch(batch) = message {
+            self.batch(now, number, batch, payload, payload_crc);
+        } else {
+            self.other(now, message, payload);
         }
         if self.core.gathered() > CALL_BYTES {
             self.commit();
@@ -288,7 +286,7 @@ impl<'a> Intake<'a> {
     }
 
     /// spec §5.1: the lane is open, and its last number is this; or it is closed at once.
-    fn open(&mut self, message: &LaneMessage<'_>) {
+    pub(crate) fn open(&mut self, message: &LaneMessage<'_>) {
         let lane = message.lane;
         if let Err(code) = self.try_open(message) {
             let closed = What::Closed { code, expected: Number(1), retry_after_ms: 0 };
@@ -328,7 +326,7 @@ impl<'a> Intake<'a> {
         Ok(())
     }
 
-    fn bind(&mut self, bind: &Bind<'_>) {
+    pub(crate) fn bind(&mut self, bind: &Bind<'_>) {
         let &Bind { route, lane, topic, content_type, schema, encoding } = bind;
         let desk = &mut *self.desk;
         let gate = self.core.next;
@@ -371,27 +369,4 @@ fn put_at<T>(table: &mut Vec<Option<T>>, at: u32, value: T) -> Option<T> {
         table.resize_with(at + 1, || None);
     }
     table.get_mut(at)?.replace(value)
-}
-
-/// What of a block stands behind its first `skip` events: untouched where that is all. Else the whole is checked and the
-/// part summed anew; `None` where the whole is not what its CRC says.
-pub(crate) fn behind<'l>(
-    lengths: Lengths<'l>,
-    skip: u32,
-    payload: &Bytes,
-    payload_crc: u32,
-    spelled: &'l mut [u8],
-) -> Option<(Lengths<'l>, Bytes, u32)> {
-    if skip == 0 {
-        return Some((lengths, payload.clone(), payload_crc));
-    }
-    if crc::of(payload) != payload_crc {
-        return None;
-    }
-    let skip = place(skip);
-    let before: usize = lengths.iter().take(skip).sum();
-    let part = Bytes::copy_from_slice(payload.get(before..)?);
-    let lengths = Lengths::encode(lengths.iter().skip(skip), spelled).ok()?;
-    let part_crc = crc::of(&part);
-    Some((lengths, part, part_crc))
 }

@@ -8,6 +8,7 @@
 
 mod answers;
 mod bell;
+mod block;
 mod calls;
 mod checkpoint;
 mod core;
@@ -27,6 +28,7 @@ pub mod status;
 mod subscription;
 mod tables;
 mod turns;
+mod undo;
 pub mod views;
 mod worker;
 

@@ -39,9 +39,11 @@ struct Begin {
 }
 
 impl Intake<'_> {
-    /// A message that is neither LANE, BIND, EVENT nor BATCH.
+    /// A message that is neither EVENT nor BATCH.
     pub(crate) fn other(&mut self, now: Millis, message: &Message<'_>, payload: &Bytes) {
         match message {
+            Message::Lane(lane) => self.open(lane),
+            Message::Bind(bind) => self.bind(bind),
             Message::Subscribe(subscribe) => self.subscribe(subscribe),
             Message::Settle(settle) => self.settle(settle),
             Message::Credit(credit) => self.credit(credit),
@@ -57,7 +59,28 @@ impl Intake<'_> {
             Message::Seal(seal) => self.refuse_upload(seal.upload),
             // What only a server says, or is between an edge and its client: the edge lets none of it through, and a link
             // that brings it is cut by its driver.
-            _ => {}
+            Message::Hello(_)
+            | Message::Welcome(_)
+            | Message::Auth(_)
+            | Message::Ping(_)
+            | Message::GoAway(_)
+            | Message::Fault(_)
+            | Message::LaneAnswer(_)
+            | Message::Event(_)
+            | Message::Batch(_)
+            | Message::Ack(_)
+            | Message::Opened(_)
+            | Message::Abort(_)
+            | Message::Deliver(_)
+            | Message::Value(_)
+            | Message::Reply(_)
+            | Message::Attach(_)
+            | Message::Detach(_)
+            | Message::Envelope(_)
+            | Message::Registry(_)
+            | Message::Void(_)
+            | Message::LinkHello(_)
+            | Message::Skipped(_) => {}
         }
     }
 

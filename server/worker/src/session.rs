@@ -267,7 +267,10 @@ impl Session {
             self.desk.heard = true;
             return Poll::Ready(());
         }
-        let late = self.desk.confirms.iter_mut().fold(false, |late, one| one.poll_late(cx) || late);
+        // Each is asked, so that each wakes the task.
+        let late =
+            self.desk.confirms.iter_mut().filter_map(|one| one.poll_late(cx).then_some(())).count()
+                > 0;
         if late || self.has_something() {
             return Poll::Ready(());
         }

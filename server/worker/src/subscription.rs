@@ -10,7 +10,6 @@ use bytes::Bytes;
 use spile_log::Record;
 use spile_protocol::{
     code::Code,
-    crc,
     id::{self, Position, SubscriptionId, Version},
     message::{Deliver, Extras, Lengths, Message, Scope},
     time::Millis,
@@ -18,7 +17,7 @@ use spile_protocol::{
 
 use crate::{
     answers::Sink,
-    intake::behind,
+    block::{how_many, part, place},
     limits::{READ_BYTES, SCAN_RECORDS},
     log::Read,
     record::{self, Names, Tail, kind},
@@ -472,48 +471,3 @@ impl Subscription {
 
 /// The most a DELIVER takes beside names, lengths, extras and payload; the worker's name is in it.
 const FIXED_HEADER: usize = 128;
-
-fn place(n: u32) -> usize {
-    usize::try_from(n).unwrap_or(usize::MAX)
-}
-
-/// How many events behind the first `skip` fit so many bytes.
-fn how_many(lengths: Lengths<'_>, skip: u32, room: usize) -> u32 {
-    let left = lengths.count().saturating_sub(skip);
-    if lengths.total() <= u64::try_from(room).unwrap_or(u64::MAX) {
-        return left;
-    }
-    let mut bytes = 0_usize;
-    let fits = lengths.iter().skip(place(skip)).take_while(|&length| {
-        bytes = bytes.saturating_add(length);
-        bytes <= room
-    });
-    u32::try_from(fits.count()).unwrap_or(left)
-}
-
-/// The part of a block that is delivered: untouched where it is all of it. Else the whole is checked and the part summed
-/// anew.
-fn part<'l>(
-    whole: Lengths<'l>,
-    skip: u32,
-    count: u32,
-    record: &Record,
-    spelled: &'l mut [u8],
-) -> Option<(Lengths<'l>, Bytes, u32)> {
-    if skip == 0 && count == whole.count() {
-        return Some((whole, record.payload.clone(), record.payload_crc));
-    }
-    if skip + count == whole.count() {
-        return behind(whole, skip, &record.payload, record.payload_crc, spelled);
-    }
-    if crc::of(&record.payload) != record.payload_crc {
-        return None;
-    }
-    let before: usize = whole.iter().take(place(skip)).sum();
-    let bytes: usize = whole.iter().skip(place(skip)).take(place(count)).sum();
-    let payload = record.payload.slice_ref(record.payload.get(before..before.checked_add(bytes)?)?);
-    let lengths =
-        Lengths::encode(whole.iter().skip(place(skip)).take(place(count)), spelled).ok()?;
-    let payload_crc = crc::of(&payload);
-    Some((lengths, payload, payload_crc))
-}

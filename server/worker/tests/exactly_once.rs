@@ -1,4 +1,13 @@
 //! Every number is stored once or refused once, in order, whatever is resent, lost or restarted between.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::wildcard_enum_match_arm,
+    clippy::items_after_statements,
+    reason = "a test ends on what it did not expect"
+)]
 
 mod support;
 

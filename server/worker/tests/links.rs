@@ -1,4 +1,13 @@
 //! A link, from an edge's machine over a pipe to a worker.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::wildcard_enum_match_arm,
+    clippy::items_after_statements,
+    reason = "a test ends on what it did not expect"
+)]
 
 mod support;
 

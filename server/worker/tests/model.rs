@@ -1,6 +1,15 @@
 //! Random clients on a worker whose disk loses power, is killed and fills up, compared with what they were told.
 //!
 //! `SPILE_SEED=7 cargo test -p spile-worker --test model` replays one seed; `SPILE_SEEDS=5000` runs many.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::wildcard_enum_match_arm,
+    clippy::items_after_statements,
+    reason = "a test ends on what it did not expect"
+)]
 
 mod support;
 
@@ -26,7 +35,9 @@ use support::{Client, Delivered, Told, config};
 
 /// A store of checkpoints in memory.
 #[derive(Clone, Default)]
-struct Shelf(Arc<Mutex<(BTreeMap<Vec<u8>, Vec<u8>>, u64)>>);
+struct Shelf(Arc<Mutex<(Rows, u64)>>);
+
+type Rows = BTreeMap<Vec<u8>, Vec<u8>>;
 
 impl Views for Shelf {
     fn load(&self, each: &mut dyn FnMut(&[u8], &[u8]) -> bool) -> Result<u64, ViewsError> {

@@ -1,4 +1,13 @@
 //! Who may come: changed by call, told when it is durable and kept by those who follow, and there again after a restart.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::wildcard_enum_match_arm,
+    clippy::items_after_statements,
+    reason = "a test ends on what it did not expect"
+)]
 
 mod support;
 

@@ -1,4 +1,13 @@
 //! The views are the log's: made anew from it, from a checkpoint or from garbage, they are the same, bit for bit.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::wildcard_enum_match_arm,
+    clippy::items_after_statements,
+    reason = "a test ends on what it did not expect"
+)]
 
 mod support;
 

@@ -9,6 +9,7 @@ use std::task::{Context, Poll, Waker};
 
 use bytes::Bytes;
 use spile_protocol::id::{self, SubscriptionId, Version};
+use spile_protocol::limits;
 use spile_protocol::message::{self, Deliver, Headers};
 use spile_protocol::time::Millis;
 
@@ -20,6 +21,9 @@ use super::{Error, Position};
 const EVENTS: u32 = 16_384;
 /// Bytes in flight of one.
 const BYTES: u32 = 8 << 20;
+
+/// Deliveries that may be unsettled, whatever their credit. spec §12.3
+const DELIVERIES: u64 = limits::DELIVERIES as u64;
 
 /// What is asked for.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -369,7 +373,8 @@ impl Inbox {
     pub(super) fn is_due(&self) -> bool {
         let (events, bytes) = self.unsettled;
         let half = events >= self.window.0 / 2
-            || bytes >= usize::try_from(self.window.1 / 2).unwrap_or(usize::MAX);
+            || bytes >= usize::try_from(self.window.1 / 2).unwrap_or(usize::MAX)
+            || self.taken - self.settled >= DELIVERIES / 2;
         self.state == State::Open && self.taken > self.settled && half
     }
 

@@ -352,3 +352,19 @@ async fn a_stream_whose_events_are_still_to_come_is_published_as_they_do() {
     }
     assert_eq!((told, server.world.log().len()), (50, 50));
 }
+
+#[tokio::test]
+async fn a_consumer_of_single_events_never_stands_still_at_the_cap_of_deliveries() {
+    let server = Server::start().await;
+    let client = connected(&server).await;
+    let mut all = client.publish_all(numbered(9_000));
+    let mut events = patient(client.subscribe_to("t/#", From::Start)).await.unwrap();
+    let writer = async { while patient(all.next()).await.is_some() {} };
+    let reader = async {
+        for n in 1..=9_000 {
+            assert_eq!(patient(events.next()).await.unwrap().unwrap().version, Version(n));
+        }
+    };
+    tokio::join!(writer, reader);
+    assert_eq!(server.world.connections.load(Ordering::Relaxed), 1, "nobody was cut on the way");
+}

@@ -138,6 +138,17 @@ fn a_run_is_settled_in_parts_and_free_with_its_last() {
 }
 
 #[test]
+fn a_retry_settles_all_that_is_left_whatever_it_counts() {
+    let mut talk = subscribed(GROUP, 5, 1000);
+    let _told = talk.tell(&block(1, 5));
+    talk.down();
+    talk.verb(|device, out| device.settle(&settle(1, Outcome::Retry { after_ms: 9 }, 1), out))
+        .unwrap();
+    talk.up();
+    assert_eq!(talk.edge.delivery_room(SUBSCRIPTION).unwrap().events, 5);
+}
+
+#[test]
 fn deliveries_are_settled_in_any_order() {
     let mut talk = subscribed(GROUP, 3, 1000);
     for version in 1..=3 {

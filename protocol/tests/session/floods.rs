@@ -83,6 +83,49 @@ fn every_flood_ends() {
     check("frames to be skipped", burst, |_| Message::Skipped(60));
 }
 
+/// So many are taken, the next one is answered with a fault, and the session goes on.
+fn cap(most: usize, message: impl Fn(u32) -> Message<'static>) {
+    let (mut talk, _) = Talk::open(Config::default());
+    for at in 0..=most {
+        let heard = talk.say(&message(u32::try_from(at).unwrap()));
+        assert_eq!(heard.is_empty(), at == most, "{at}: {heard:?}");
+    }
+    assert!(talk.edge.wants_transmit());
+    assert_eq!(talk.closed(), None);
+}
+
+#[test]
+fn every_table_has_its_cap() {
+    cap(limits::UPLOADS, |upload| {
+        let (key, name, content_type, meta) =
+            (None, "", "", spile_protocol::message::List::default());
+        Message::Open(Open { upload, id: [0; 16], size: 1, key, name, content_type, meta })
+    });
+    cap(usize::try_from(limits::SUBSCRIPTIONS).unwrap(), |at| {
+        let (subscription, source) = (SubscriptionId(at), Source::Inbox);
+        Message::Subscribe(Subscribe { subscription, source, events: 1, bytes: 1, live: true })
+    });
+    cap(limits::REQUESTS, |at| {
+        let (request, listing, prefix, after, limit) = (RequestId(at), Listing::Blobs, "", "", 1);
+        Message::List(List { request, listing, prefix, after, limit })
+    });
+    cap(usize::try_from(limits::ROUTES).unwrap() - 1, |at| {
+        let (lane, topic, content_type, schema, encoding) = (LaneId(0), "t", "", 0, "");
+        Message::Bind(Bind { route: RouteId(at + 1), lane, topic, content_type, schema, encoding })
+    });
+}
+
+#[test]
+fn who_asks_and_never_reads_ends() {
+    let (mut talk, _) = Talk::open(Config::default());
+    for at in 0..10_000 {
+        talk.after(Duration::from_millis(10));
+        let (request, listing, prefix, after, limit) = (RequestId(at), Listing::Blobs, "", "", 1);
+        talk.say(&Message::List(List { request, listing, prefix, after, limit }));
+    }
+    assert_eq!(talk.closed(), Some(Code::TOO_MANY));
+}
+
 #[test]
 fn seals_of_nothing_are_dropped_and_cost_nothing() {
     let (taken, code) =

@@ -141,7 +141,8 @@ fn a_device_opens_a_closed_lane_again_and_sends_from_what_is_not_acked() {
     talk.ack(LANE, 1);
     talk.edge.close_lane(LANE, Code::UNAVAILABLE, Some(100));
     assert!(has(&talk.down(), "LaneClosed"));
-    assert!(talk.up().is_empty());
+    talk.device.handle_timeout(talk.now);
+    assert!(talk.up().is_empty(), "not before its time");
     let at = talk.device.poll_timeout().unwrap();
     assert!(at >= talk.now.after(std::time::Duration::from_millis(100)));
     talk.now = at;
@@ -266,6 +267,59 @@ fn a_run_the_server_does_not_know_is_given_up_and_what_is_in_flight_numbered_ane
         .unwrap();
     assert_eq!(moved, [(3, 1), (4, 2), (5, 3)]);
     assert_eq!(talk.publish(route, b"y"), Number(4));
+}
+
+#[test]
+fn in_a_run_that_is_lost_no_lane_sends() {
+    let (mut talk, _) = Talk::open(Config::default());
+    let other = talk.device.open_lane(Some("line 7"), Number(1), false).unwrap();
+    let route = talk.device.bind(other, "t", "", 0, "").unwrap();
+    talk.both();
+    talk.answer_lane(other, 0);
+    let scope = Scope::Lane { lane: LANE, expected: Number(1) };
+    let fault =
+        Fault { code: Code::UNKNOWN_RUN, scope, retry: false, retry_after_ms: 0, detail: "" };
+    let _told = talk.tell(&Message::Fault(fault));
+    assert!(has(&talk.down(), "UnknownRun"));
+    talk.publish(route, b"x");
+    assert!(talk.up().is_empty());
+}
+
+#[test]
+fn an_age_grows_while_the_event_waits() {
+    let (mut talk, route) = Talk::open(Config::default());
+    let extras = Extras { happened: Some(Happened::Ago(5)), ..Extras::default() };
+    talk.device.publish(talk.now, route, extras, b"x").unwrap();
+    talk.after(std::time::Duration::from_millis(40));
+    assert!(has(&talk.up(), "Ago(45)"));
+}
+
+#[test]
+fn an_urgent_lane_goes_first() {
+    let (mut talk, route) = Talk::open(Config::default());
+    let urgent = talk.device.open_lane(Some("alarm"), Number(1), true).unwrap();
+    let alarm = talk.device.bind(urgent, "t", "", 0, "").unwrap();
+    talk.both();
+    talk.answer_lane(urgent, 0);
+    for _ in 0..3 {
+        talk.publish(route, b"x");
+    }
+    talk.publish(alarm, b"fire");
+    let heard = talk.up();
+    assert!(heard[0].contains("lane: LaneId(1)"), "{heard:?}");
+    assert_eq!(heard.len(), 4);
+}
+
+#[test]
+fn what_is_over_says_nothing_more() {
+    let (mut talk, route) = Talk::open(Config::default());
+    talk.publish(route, b"x");
+    talk.up();
+    talk.edge.refuse(Code::REVOKED, "");
+    assert!(has(&talk.down(), "Closed { code: Code(201)"));
+    let _told = talk.edge.close_reason();
+    assert!(talk.ack(LANE, 1).is_empty());
+    assert!(talk.down.is_empty());
 }
 
 #[test]

@@ -211,12 +211,11 @@ impl<'a> Connection<'a> {
             self.timer.as_mut().reset(deadline);
         }
         if self.timer.as_mut().poll(cx).is_ready() {
-            if self.begin == self.end {
-                // Silent for so long: what a flood needed is given back.
+            if self.shared.timed_out() && self.begin == self.end && self.input.len() > IN {
+                // What a flood needed is given back.
                 self.input = vec![0; IN];
                 (self.begin, self.end) = (0, 0);
             }
-            self.shared.timed_out();
             cx.waker().wake_by_ref();
         }
         Poll::Pending

@@ -45,6 +45,11 @@ const WINDOW: usize = 8 << 20;
 /// How long a client that was closed waits for what is in flight and for the server's goodbye.
 const LEAVING: Duration = Duration::from_secs(2);
 
+/// After so long without a byte a connection is quiet, and needs no large buffers.
+const QUIET: Duration = Duration::from_secs(1);
+/// Credit is given back no more often: each time costs a frame, of which a server takes 1,024 a second. spec §6.5
+const GIVE_BACK_EVERY: Duration = Duration::from_millis(1);
+
 /// Who we are to the server.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Session {
@@ -111,6 +116,11 @@ pub(super) struct State {
     payload_max: usize,
     frame_max: usize,
     now: Instant,
+    /// When something came last.
+    heard: Instant,
+    /// When credit was given back last, and whether some waits to be.
+    gave_back: Instant,
+    owes: bool,
     dirty: bool,
     driver: Option<Waker>,
     wake: Vec<Waker>,
@@ -236,9 +246,12 @@ impl Shared {
         (deadline.map(|deadline| self.clock.at(deadline)), open)
     }
 
-    /// The deadline came.
-    pub(super) fn timed_out(&self) {
-        self.with(|state| state.device.handle_timeout(state.now));
+    /// The deadline came: has nothing come for a while?
+    pub(super) fn timed_out(&self) -> bool {
+        self.with(|state| {
+            state.device.handle_timeout(state.now);
+            state.now >= state.heard.after(QUIET)
+        })
     }
 
     /// What the server said last, where that is why the connection ended.
@@ -299,6 +312,9 @@ impl State {
             payload_max: 0,
             frame_max: 0,
             now: Instant(0),
+            heard: Instant(0),
+            gave_back: Instant(0),
+            owes: false,
             dirty: false,
             driver: None,
             wake: Vec::new(),
@@ -357,6 +373,7 @@ impl State {
     }
 
     fn take(&mut self, bytes: &[u8]) -> usize {
+        self.heard = self.now;
         let mut rest = bytes;
         while let Some(event) = self.device.handle_input(self.now, &mut rest) {
             self.happened(event);
@@ -369,7 +386,8 @@ impl State {
             Leaving::Asked { since, .. } => Some(since.after(LEAVING)),
             Leaving::No => None,
         };
-        self.device.poll_timeout().into_iter().chain(leaving).min()
+        let owes = self.owes.then(|| self.gave_back.after(GIVE_BACK_EVERY));
+        self.device.poll_timeout().into_iter().chain(leaving).chain(owes).min()
     }
 
     fn disconnected(&mut self, run: Run) -> bool {

@@ -19,7 +19,7 @@ use super::super::error::Refusal;
 use super::super::event::{Block, From};
 use super::super::inbox::{Inbox, Interest, Source, on_the_wire};
 use super::super::request::Asked;
-use super::{Phase, State};
+use super::{GIVE_BACK_EVERY, Phase, State};
 
 /// The longest list of positions: a name and a number for each worker.
 const POSITIONS: usize = limits::WORKERS * (limits::NAME_BYTES + 16);
@@ -210,6 +210,11 @@ impl State {
 
     /// Credit of what was taken goes back.
     pub(super) fn give_back_credit(&mut self, out: &mut Vec<u8>) {
+        self.owes = self.inboxes.iter_mut().any(|(_, inbox)| inbox.is_due());
+        if !self.owes || self.now < self.gave_back.after(GIVE_BACK_EVERY) {
+            return;
+        }
+        (self.gave_back, self.owes) = (self.now, false);
         for (number, inbox) in self.inboxes.iter_mut() {
             let Some(delivery) = inbox.due() else { continue };
             // Refused only where the subscription ended, and its credit with it.

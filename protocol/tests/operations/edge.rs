@@ -205,8 +205,9 @@ impl Model {
         }
         lane.next = last + 1;
         if denied || longest > 500 {
-            if first > lane.acked {
-                lane.voids.push((first, amount.events));
+            let unsaid: Vec<u64> = (first..=last).filter(|&number| number > lane.acked).collect();
+            if let Some(&begin) = unsaid.first() {
+                lane.voids.push((begin, u32::try_from(unsaid.len()).unwrap()));
             }
             return Want::Void(first, amount.events);
         }

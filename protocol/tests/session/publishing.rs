@@ -270,6 +270,28 @@ fn a_run_the_server_does_not_know_is_given_up_and_what_is_in_flight_numbered_ane
 }
 
 #[test]
+fn what_is_in_flight_on_a_lane_closed_for_good_can_be_given_up() {
+    let (mut talk, route) = Talk::open(Config::default());
+    talk.publish(route, b"x");
+    assert_eq!(
+        talk.device.abandon_lane(LANE),
+        Err(spile_protocol::session::device::Refusal::InUse)
+    );
+    talk.up();
+    talk.edge.close_lane(LANE, Code::FORBIDDEN, None);
+    assert!(has(&talk.down(), "retry_after_ms: None"));
+    talk.after(std::time::Duration::from_secs(50));
+    talk.device.handle_timeout(talk.now);
+    assert!(talk.up().is_empty() && !talk.device.is_settled());
+    talk.device.abandon_lane(LANE).unwrap();
+    assert!(talk.device.is_settled());
+    // Its number is not given again.
+    assert_eq!(talk.publish(route, b"y"), Number(2));
+    talk.device.reopen_lane(LANE).unwrap();
+    assert!(has(&talk.up(), "first_unacked: Number(2)"));
+}
+
+#[test]
 fn in_a_run_that_is_lost_no_lane_sends() {
     let (mut talk, _) = Talk::open(Config::default());
     let other = talk.device.open_lane(Some("line 7"), Number(1), false).unwrap();

@@ -65,6 +65,26 @@ impl<S: Storage, T: AsRef<str>> Device<S, T> {
         Ok(())
     }
 
+    /// Gives up what is in flight on a lane that was closed for good: it leaves the window, and it is not known whether
+    /// any of it was stored. Its numbers are not given again, so the key goes on only in a new run: a server that does not
+    /// have them answers the next LANE so that [`super::Event::UnknownRun`] comes.
+    pub fn abandon_lane(&mut self, id: LaneId) -> Result<(), Refusal> {
+        let parts = self.storage.parts();
+        let lane = slot(parts.lanes, id.0, self.lanes).ok_or(Refusal::Unknown("the lane"))?;
+        match lane.state {
+            LaneState::Closed { until: None } => {}
+            LaneState::Closed { until: Some(_) }
+            | LaneState::Wanted
+            | LaneState::Opening
+            | LaneState::Open => {
+                return Err(Refusal::InUse);
+            }
+        }
+        let (at, last) = (usize::try_from(id.0).unwrap_or(usize::MAX), Number(lane.next.0 - 1));
+        self.outbox.ack(&mut self.storage.parts(), at, last, &mut self.window);
+        Ok(())
+    }
+
     /// Binds a route to a lane, a topic, and what the payloads are.
     pub fn bind(
         &mut self,

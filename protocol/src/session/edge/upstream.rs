@@ -198,8 +198,12 @@ impl Session {
     fn void<'b>(&mut self, id: LaneId, voided: Voided) -> Option<Input<'b>> {
         let Voided { first, count, code } = voided;
         let lane = self.tables.lane_mut(id)?;
-        if first > lane.acked {
-            lane.voids.push_back(voided);
+        // Of what was acknowledged before nothing is said again: spec §5.4.3.
+        let known = lane.acked.0.saturating_add(1).saturating_sub(first.0);
+        let rest = u32::try_from(known).ok().and_then(|known| count.checked_sub(known));
+        if let Some(rest) = rest.filter(|&rest| rest > 0) {
+            let first = Number(first.0 + u64::from(count - rest));
+            lane.voids.push_back(Voided { first, count: rest, code });
         }
         Some(Input::Void { lane: id, first, count, code })
     }

@@ -9,7 +9,7 @@
 //! `input`, what goes out because of what is kept `output`, the window of events `outbox`, time `timing`. Subscriptions,
 //! settling, requests and uploads are `verbs`: said at once into the caller's buffer, and forgotten with the connection.
 //!
-//! The machine never allocates: its tables are [`Storage`] the caller lends, its frames go to a [`Transmit`] of the
+//! The machine never allocates: its tables are [`Storage`] the caller lends, its frames go to a [`super::Transmit`] of the
 //! caller's. The invariants: a number is given once in a run; what is sent and unacked never passes the credit; nothing
 //! leaves the window before it is stored or refused.
 

@@ -59,7 +59,7 @@ impl<T> Config<T> {
 /// What the connection is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Channel {
-    /// TLS; with the exporter's 32 bytes (label [`key::EXPORTER_LABEL`]) where a device key is proven.
+    /// TLS; with the exporter's 32 bytes (label [`crate::session::key::EXPORTER_LABEL`]) where a device key is proven.
     Tls(Option<[u8; 32]>),
     /// No TLS.
     Plain,

@@ -53,7 +53,7 @@ impl<S: Storage, T: AsRef<str>> Device<S, T> {
         Ok(())
     }
 
-    /// Opens a lane again that [`Event::LaneClosed`] said is not to be tried again by itself.
+    /// Opens a lane again that [`super::Event::LaneClosed`] said is not to be tried again by itself.
     pub fn reopen_lane(&mut self, id: LaneId) -> Result<(), Refusal> {
         let parts = self.storage.parts();
         let lane = slot(parts.lanes, id.0, self.lanes).ok_or(Refusal::Unknown("the lane"))?;
@@ -206,7 +206,7 @@ impl<S: Storage, T: AsRef<str>> Device<S, T> {
         Err(if self.outbox.live() == 0 { Refusal::TooLarge } else { Refusal::Busy })
     }
 
-    /// Takes a new run, after [`Event::UnknownRun`] and without a connection: everything in flight is numbered anew, and
+    /// Takes a new run, after [`super::Event::UnknownRun`] and without a connection: everything in flight is numbered anew, and
     /// may come twice. `told` hears lane, old first number, new first number and how many of each event or batch.
     pub fn renew(
         &mut self,

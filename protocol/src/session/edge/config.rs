@@ -103,14 +103,14 @@ pub struct Admission {
     pub tenant: String,
     /// Who.
     pub principal: String,
-    /// The server's own proof of a device key, from [`super::key::verify`].
+    /// The server's own proof of a device key, from [`crate::session::key::verify`].
     pub proof: Option<[u8; 32]>,
 }
 
 /// What came in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Input<'b> {
-    /// Who is it? Answer with `admit` or `refuse`; until then nothing more is decoded. HELLO is in [`Session::greeting`].
+    /// Who is it? Answer with `admit` or `refuse`; until then nothing more is decoded. HELLO is in [`super::Session::greeting`].
     Authenticate(Auth<'b>),
     /// For the worker (or for the edge itself, where the message is about the edge): checked against everything the
     /// session knows.
@@ -137,6 +137,6 @@ pub enum Input<'b> {
     },
     /// The client is leaving: it sends nothing new and waits for what is in flight.
     Leaving(Code),
-    /// The session is over; what [`Session::poll_transmit`] still has to say goes out before the connection is cut.
+    /// The session is over; what [`super::Session::poll_transmit`] still has to say goes out before the connection is cut.
     Closed(Code),
 }

@@ -10,7 +10,7 @@ use std::task::{Context, Poll, Waker};
 use bytes::Bytes;
 use spile_protocol::id::{self, SubscriptionId, Version};
 use spile_protocol::limits;
-use spile_protocol::message::{self, Deliver, Headers};
+use spile_protocol::message::{self, At, Deliver, Full, Headers, List, Subscribe};
 use spile_protocol::time::Millis;
 
 use super::event::{Block, Facts, From, Kind, Lengths};
@@ -86,6 +86,32 @@ impl Interest {
             }
         };
         key.map_or(Ok(()), |key| id::key(key).map(|_| ()).map_err(|why| wrong("key", key, why)))
+    }
+
+    /// As it is said; positions are written into `room`.
+    pub(super) fn subscribe<'a>(
+        &'a self,
+        subscription: SubscriptionId,
+        room: &'a mut [u8],
+    ) -> Result<Subscribe<'a>, Full> {
+        let source = match &self.source {
+            Source::Stream { key, from } => message::Source::Stream { key, from: *from },
+            Source::Filter { filter, key, from } => message::Source::Filter {
+                filter,
+                key: key.as_deref(),
+                from: match from {
+                    From::Start => message::From::Start,
+                    From::End => message::From::End,
+                    From::Time(time) => message::From::Time(time.0),
+                    From::Positions(positions) => {
+                        let at = |at: &'a Position| At { worker: &at.worker, position: at.number };
+                        message::From::Positions(List::encode(positions.iter().map(at), room)?)
+                    }
+                },
+            },
+        };
+        let (events, bytes, live) = (self.events, self.bytes, self.live);
+        Ok(Subscribe { subscription, source, events, bytes, live })
     }
 
     /// How much may be under way and not taken yet. The server may agree to less.

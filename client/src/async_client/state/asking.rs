@@ -7,17 +7,15 @@ use spile_protocol::code::Code;
 use spile_protocol::crc;
 use spile_protocol::id::{self, RequestId, SubscriptionId};
 use spile_protocol::limits;
-use spile_protocol::message::{
-    self, At, Body, Call, Credit, Deliver, List, Message, Reply, Subscribe,
-};
+use spile_protocol::message::{Body, Call, Credit, Deliver, Full, Message, Reply};
 use spile_protocol::session::device::Refusal as Machine;
 use spile_protocol::time::Millis;
 
 use super::super::Error;
 use super::super::clock::wall;
 use super::super::error::Refusal;
-use super::super::event::{Block, From};
-use super::super::inbox::{Inbox, Interest, Source, on_the_wire};
+use super::super::event::Block;
+use super::super::inbox::{Inbox, Interest, on_the_wire};
 use super::super::request::Asked;
 use super::{GIVE_BACK_EVERY, Phase, State};
 
@@ -43,61 +41,11 @@ impl State {
     /// SUBSCRIBE goes out; where it can't, the subscription is over.
     fn ask_for(&mut self, number: usize) {
         let Some(inbox) = self.inboxes.get(number) else { return };
-        let interest = &inbox.interest;
         let mut room = [0; POSITIONS];
-        let source = match &interest.source {
-            Source::Stream { key, from } => message::Source::Stream { key, from: *from },
-            Source::Filter { filter, key, from } => {
-                let from = match from {
-                    From::Start => message::From::Start,
-                    From::End => message::From::End,
-                    From::Time(time) => message::From::Time(time.0),
-                    From::Positions(positions) => {
-                        let at = |at: &'_ super::super::Position| (at.worker.clone(), at.number);
-                        let owned: Vec<_> = positions.iter().map(at).collect();
-                        return self.ask_at(number, &owned, &mut room);
-                    }
-                };
-                message::Source::Filter { filter, key: key.as_deref(), from }
-            }
+        let asked = match inbox.interest.subscribe(on_the_wire(number), &mut room) {
+            Ok(subscribe) => self.device.subscribe(&subscribe, &mut self.said),
+            Err(Full) => Err(Machine::TooLarge),
         };
-        let subscribe = Subscribe {
-            subscription: on_the_wire(number),
-            source,
-            events: interest.events,
-            bytes: interest.bytes,
-            live: interest.live,
-        };
-        let asked = self.device.subscribe(&subscribe, &mut self.said);
-        self.asked_for(number, asked);
-    }
-
-    fn ask_at(
-        &mut self,
-        number: usize,
-        positions: &[(std::sync::Arc<str>, id::Position)],
-        room: &mut [u8],
-    ) {
-        let Some(inbox) = self.inboxes.get(number) else { return };
-        let interest = &inbox.interest;
-        let Source::Filter { filter, key, .. } = &interest.source else { return };
-        let list = positions.iter().map(|(worker, position)| At { worker, position: *position });
-        let Ok(list) = List::encode(list, room) else {
-            return self.asked_for(number, Err(Machine::TooLarge));
-        };
-        let source = message::Source::Filter {
-            filter,
-            key: key.as_deref(),
-            from: message::From::Positions(list),
-        };
-        let subscribe = Subscribe {
-            subscription: on_the_wire(number),
-            source,
-            events: interest.events,
-            bytes: interest.bytes,
-            live: interest.live,
-        };
-        let asked = self.device.subscribe(&subscribe, &mut self.said);
         self.asked_for(number, asked);
     }
 

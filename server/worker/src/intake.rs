@@ -10,7 +10,9 @@ use spile_protocol::{
     code::Code,
     id::{self, LaneId, Number, RouteId},
     limits,
-    message::{Batch, Bind, Event, Expect, Lane as LaneMessage, Message, Scope, deliver::Kind},
+    message::{
+        Batch, Bind, Event, Expect, Lane as LaneMessage, Lengths, Message, Scope, deliver::Kind,
+    },
     session::producer::Decision,
     time::Millis,
 };
@@ -214,23 +216,34 @@ impl<'a> Intake<'a> {
         if !self.as_expected(came, batch.extras.expect) {
             return;
         }
+        if skip == 0 {
+            return self.put_batch(now, batch, came, batch.lengths, (payload.clone(), payload_crc));
+        }
         let mut spelled = [0; 5 * limits::BATCH_EVENTS as usize];
         let part = behind(batch.lengths, skip, payload, payload_crc, &mut spelled);
         let Some((lengths, payload, payload_crc)) = part else {
             return self.close(lane, Code::DAMAGED);
         };
-        let came = Came {
-            first: Number(number.0.saturating_add(u64::from(skip))),
-            count: lengths.count(),
-            ..came
-        };
         self.tally.duplicates += u64::from(skip);
+        let first = Number(number.0.saturating_add(u64::from(skip)));
+        let came = Came { first, count: lengths.count(), ..came };
+        self.put_batch(now, batch, came, lengths, (payload, payload_crc));
+    }
+
+    fn put_batch(
+        &mut self,
+        now: Millis,
+        batch: &Batch<'_>,
+        came: Came,
+        lengths: Lengths<'_>,
+        payload: (Bytes, u32),
+    ) {
         let Self { core, desk, .. } = self;
         let Some(Some(route)) = desk.routes.get(place(batch.route.0)) else { return };
         core.heads.extend_from_slice(&route.prefix);
         let written = record::put_batch(&mut core.heads, now.0, came.first, lengths, &batch.extras);
         let wanted = desk.who.receipts || batch.extras.receipt;
-        self.put(came, kind::BATCH, written.is_ok(), (payload, payload_crc), wanted);
+        self.put(came, kind::BATCH, written.is_ok(), payload, wanted);
     }
 
     /// Puts the record whose head was just written.

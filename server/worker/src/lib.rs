@@ -24,6 +24,7 @@ mod requests;
 mod said;
 mod session;
 mod slab;
+mod spelling;
 pub mod status;
 mod subscription;
 mod tables;

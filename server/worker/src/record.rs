@@ -7,11 +7,8 @@
 use bytes::{BufMut, BytesMut};
 use spile_protocol::{
     code::Code,
-    crc,
     id::{Number, Role, RouteId, Run, Version},
-    message::{
-        Batch, DecodeError, Event, Extras, Fields, Full, Lengths, Trace, Writer, deliver::Kind,
-    },
+    message::{Batch, DecodeError, Event, Extras, Fields, Full, Lengths, Writer, deliver::Kind},
     varint,
 };
 
@@ -169,12 +166,21 @@ pub fn put_batch(
     put_header(out, |writer| batch.encode(writer))
 }
 
+/// Most tails are short: clearing the longest's room for each would cost more than the rest.
 fn put_header(
     out: &mut BytesMut,
-    encode: impl FnOnce(&mut Writer<'_>) -> Result<(), Full>,
+    encode: impl Fn(&mut Writer<'_>) -> Result<(), Full>,
 ) -> Result<(), Full> {
-    let mut buffer = [0; TAIL_BYTES];
-    let mut writer = Writer::new(&mut buffer);
+    put_header_in(&mut [0; 128], out, &encode)
+        .or_else(|Full| put_header_in(&mut [0; TAIL_BYTES], out, &encode))
+}
+
+fn put_header_in(
+    buffer: &mut [u8],
+    out: &mut BytesMut,
+    encode: &impl Fn(&mut Writer<'_>) -> Result<(), Full>,
+) -> Result<(), Full> {
+    let mut writer = Writer::new(buffer);
     encode(&mut writer)?;
     let used = writer.len();
     out.put_slice(buffer.get(..used).ok_or(Full)?);
@@ -258,12 +264,6 @@ impl<'a> Tail<'a> {
         let void = Some(VoidTail { number, count, code, version });
         Ok(Self { time_ms, number, lengths: None, extras: Extras::default(), void })
     }
-}
-
-/// The trace of a record's first event: the one it was given, or the one that is made of its session's base. spec §5.5.5
-#[must_use]
-pub fn trace(names: &Names<'_>, number: Number, given: Option<Trace>) -> Trace {
-    given.unwrap_or_else(|| Trace::made(names.trace_base, crc::of(names.key.as_bytes()), number))
 }
 
 #[cfg(test)]

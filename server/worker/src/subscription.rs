@@ -6,7 +6,6 @@
 
 use std::collections::VecDeque;
 
-use bytes::Bytes;
 use spile_log::Record;
 use spile_protocol::{
     code::Code,
@@ -20,10 +19,11 @@ use crate::{
     block::{how_many, part, place},
     limits::{READ_BYTES, SCAN_RECORDS},
     log::Read,
-    record::{self, Names, Tail, kind},
+    record::{self, Tail, kind},
     said::Said,
     session::Identity,
     slab::Ix,
+    spelling::Spelling,
     tables::Stream,
     worker::Worker,
 };
@@ -82,26 +82,20 @@ pub(crate) struct Subscription {
     open_bytes: u64,
     /// The number of the oldest in `open`.
     oldest: u64,
-    last: Last,
+    spelling: Spelling,
     /// The window, where the consumer was not told it yet.
     answer: Option<Window>,
     over: Option<Said>,
 }
 
-/// What the last delivery and the last look said, so that the next needs to say less.
-#[derive(Default)]
-struct Last {
-    /// The prefix that was looked at last, and whether its topic matches.
-    seen: Bytes,
-    matches: bool,
-    /// The prefix of the last delivery; empty before the first.
-    delivered: Bytes,
-}
-
 /// What became of a record.
 enum One {
-    /// So many bytes were said; none where it was passed over.
+    /// It is not wanted.
+    Passed,
+    /// So many bytes were said: all of it was delivered.
     Delivered(usize),
+    /// So many bytes were said: some of it is left.
+    Part(usize),
     NoCredit,
     NoRoom,
 }
@@ -115,7 +109,7 @@ impl Subscription {
             open_events: 0,
             open_bytes: 0,
             oldest: 1,
-            last: Last::default(),
+            spelling: Spelling::default(),
             answer: Some(wanted.window),
             over: None,
             wanted,
@@ -224,24 +218,30 @@ impl Subscription {
         }
         let mut looked = 0;
         while self.over.is_none() {
-            let Some(record) = self.records.front().cloned() else {
+            let Some(record) = self.records.pop_front() else {
                 if self.refill(worker, end) {
                     continue;
                 }
                 return false;
             };
             looked += 1;
-            if looked > SCAN_RECORDS {
-                return true;
-            }
-            match self.one(worker, who, &record, room.saturating_sub(*said), sink) {
+            let left = if *said == 0 { usize::MAX } else { room.saturating_sub(*said) };
+            let one = self.one(worker, who, &record, left, sink);
+            let over = looked >= SCAN_RECORDS;
+            match one {
+                One::Passed => {}
                 One::Delivered(bytes) => *said += bytes,
-                One::NoCredit => return false,
-                One::NoRoom if *said > 0 => return true,
-                One::NoRoom => match self.one(worker, who, &record, usize::MAX, sink) {
-                    One::Delivered(bytes) => *said += bytes,
-                    One::NoCredit | One::NoRoom => return false,
-                },
+                One::Part(bytes) => {
+                    *said += bytes;
+                    self.records.push_front(record);
+                }
+                One::NoCredit | One::NoRoom => {
+                    self.records.push_front(record);
+                    return matches!(one, One::NoRoom);
+                }
+            }
+            if over {
+                return true;
             }
         }
         false
@@ -350,112 +350,95 @@ impl Subscription {
         let wanted = matches!(record.kind, kind::EVENT | kind::BATCH)
             && skip < record.positions
             && self.wanted.until.is_none_or(|until| record.position.get() < until);
-        if !wanted || !self.matches(who, record) {
-            self.pass();
-            return One::Delivered(0);
-        }
-        self.deliver(worker, who, (record, skip), room, sink).unwrap_or_else(|code| {
+        let split = record::split(&record.head).ok().filter(|_| wanted);
+        let Some((_, tail)) = split.filter(|(prefix, _)| self.matches(who, record, prefix)) else {
+            self.within = 0;
+            return One::Passed;
+        };
+        self.deliver(worker, who, (record, tail, skip), room, sink).unwrap_or_else(|code| {
             let detail = format!("the event at position {} can't be delivered", record.position);
             self.fail(code, &detail);
-            One::Delivered(0)
+            One::Passed
         })
     }
 
-    fn pass(&mut self) {
-        self.records.pop_front();
-        self.within = 0;
-    }
-
-    /// Is the record's topic one that is wanted, in this tenant? The names are looked at where they are others than the
-    /// last record's.
-    fn matches(&mut self, who: &Identity, record: &Record) -> bool {
-        let Ok((prefix, _)) = record::split(&record.head) else { return false };
-        if *prefix == *self.last.seen {
-            return self.last.matches;
-        }
-        let matches = Names::parse(prefix).is_ok_and(|names| {
-            let filter = self.wanted.filter.as_deref();
-            names.tenant == who.tenant
-                && filter.is_none_or(|filter| id::matches(filter, names.topic))
-        });
-        self.last.seen = record.head.slice_ref(prefix);
-        self.last.matches = matches;
-        matches
+    /// Is it of this tenant, on a topic that is wanted?
+    fn matches(&mut self, who: &Identity, record: &Record, prefix: &[u8]) -> bool {
+        let filter = self.wanted.filter.as_deref();
+        self.spelling.look(record, prefix, |names| {
+            let matches = |filter| id::matches(filter, names.topic);
+            names.tenant == who.tenant && filter.is_none_or(matches)
+        })
     }
 
     fn deliver(
         &mut self,
         worker: &Worker,
         who: &Identity,
-        (record, skip): (&Record, u32),
+        (record, tail, skip): (&Record, &[u8], u32),
         room: usize,
         sink: &mut Sink<'_>,
     ) -> Result<One, Code> {
-        let (prefix, tail) = record::split(&record.head).map_err(|_| Code::CORRUPT)?;
+        // What is said beside the names stands in the tail, which is no shorter.
+        let header = FIXED_HEADER + self.spelling.bytes() + tail.len();
         let tail = Tail::parse(record.kind, tail, &record.payload).map_err(|_| Code::CORRUPT)?;
         let whole = tail.lengths.ok_or(Code::CORRUPT)?;
-        // What is spelled of the names stands in the prefix, the rest in the tail; both hold more than a DELIVER does.
-        let names = if *prefix == *self.last.delivered { 0 } else { prefix.len() };
-        let header = FIXED_HEADER + names + (record.head.len() - prefix.len());
         let fits = how_many(whole, skip, who.frame_max.saturating_sub(header));
         if fits == 0 {
             return Err(Code::TOO_LARGE);
         }
-        let bytes: usize = whole.iter().skip(place(skip)).take(place(fits)).sum();
+        let all = skip == 0 && fits == whole.count();
+        let bytes = if all {
+            record.payload.len()
+        } else {
+            whole.iter().skip(place(skip)).take(place(fits)).sum()
+        };
         if !self.has_credit(fits, bytes) {
             return Ok(One::NoCredit);
         }
         if header + bytes > room {
             return Ok(One::NoRoom);
         }
-        let mut spelled = [0; 5 * 1024];
-        let (lengths, payload, payload_crc) =
-            part(whole, skip, fits, record, &mut spelled).ok_or(Code::CORRUPT)?;
-        self.say(worker, record, (prefix, &tail), (skip, lengths), &payload, payload_crc, sink)?;
-        self.open.push_back((fits, u32::try_from(bytes).unwrap_or(u32::MAX)));
-        self.open_events += u64::from(fits);
-        self.open_bytes += u64::from(u32::try_from(bytes).unwrap_or(u32::MAX));
-        worker.counters.delivered(fits, bytes);
-        self.last.delivered = record.head.slice_ref(prefix);
-        if skip + fits >= record.positions {
-            self.pass();
+        if all {
+            self.say(worker, (record, &tail, 0), whole, &record.payload, record.payload_crc, sink);
         } else {
-            self.within = skip + fits;
+            let mut spelled = [0; 5 * 1024];
+            let part = part(whole, skip, fits, record, &mut spelled).ok_or(Code::CORRUPT)?;
+            let (lengths, payload, payload_crc) = part;
+            self.say(worker, (record, &tail, skip), lengths, &payload, payload_crc, sink);
         }
-        Ok(One::Delivered(header + bytes))
+        self.account(worker, fits, bytes);
+        let left = skip + fits < record.positions;
+        self.within = if left { skip + fits } else { 0 };
+        Ok(if left { One::Part(header + bytes) } else { One::Delivered(header + bytes) })
     }
 
-    #[expect(
-        clippy::too_many_arguments,
-        reason = "a delivery is what stands in a record, its part and where it goes"
-    )]
+    fn account(&mut self, worker: &Worker, events: u32, bytes: usize) {
+        self.spelling.delivered();
+        let narrow = u32::try_from(bytes).unwrap_or(u32::MAX);
+        self.open.push_back((events, narrow));
+        self.open_events += u64::from(events);
+        self.open_bytes += u64::from(narrow);
+        worker.counters.delivered(events, bytes);
+    }
+
     fn say(
         &self,
         worker: &Worker,
-        record: &Record,
-        (prefix, tail): (&[u8], &Tail<'_>),
-        (skip, lengths): (u32, Lengths<'_>),
+        (record, tail, skip): (&Record, &Tail<'_>, u32),
+        lengths: Lengths<'_>,
         payload: &[u8],
         payload_crc: u32,
         sink: &mut Sink<'_>,
-    ) -> Result<(), Code> {
-        let first = self.last.delivered.is_empty();
-        let same = *prefix == *self.last.delivered;
-        let names = Names::parse(prefix).map_err(|_| Code::CORRUPT)?;
-        let last = if first || same { None } else { Names::parse(&self.last.delivered).ok() };
-        let differs = |of: fn(&Names<'_>, &Names<'_>) -> bool| {
-            !same && last.as_ref().is_none_or(|last| !of(last, &names))
-        };
-        let trace = Some(record::trace(&names, tail.number, tail.extras.trace).nth(skip));
-        let skipped = u64::from(skip);
+    ) {
+        let (spelling, skipped) = (&self.spelling, u64::from(skip));
+        let trace = Some(spelling.trace(tail.number, tail.extras.trace).nth(skip));
         let deliver = Deliver {
             subscription: self.wanted.id,
-            key: Some(names.key).filter(|_| differs(|a, b| a.key == b.key)),
-            topic: Some(names.topic).filter(|_| differs(|a, b| a.topic == b.topic)),
-            kind: Some(names.kind).filter(|kind| {
-                differs(|a, b| a.kind == b.kind) && !(first && *kind == Default::default())
-            }),
-            worker: Some(worker.config.name.as_str()).filter(|_| first),
+            key: spelling.key(),
+            topic: spelling.topic(),
+            kind: spelling.kind(),
+            worker: Some(worker.config.name.as_str()).filter(|_| spelling.is_first()),
             attempt: 1,
             version: Version(record.version.saturating_add(skipped)),
             position: Position(record.position.get().saturating_add(skipped)),
@@ -465,7 +448,6 @@ impl Subscription {
             payload,
         };
         sink(&Message::Deliver(deliver), payload_crc);
-        Ok(())
     }
 }
 

@@ -136,53 +136,70 @@ fn lone(folder: &Path) {
     }
 }
 
-/// (b) 1,024 records of 256 bytes in flight, appended in calls of up to 256.
+/// (b) 1,024 records of 256 bytes in flight, appended in calls of up to 256; in turns with as many bytes bare.
 fn many(folder: &Path) {
     const IN_FLIGHT: u64 = 1024;
     let (payload, crc) = body(256);
-    let log = open(folder, Options::default());
+    let log = open(&folder.join("log"), Options::default());
     let mut durable = log.durable();
     let runtime = runtime();
     let mut call = Vec::with_capacity(256);
     let (mut next, mut stored) = (1_u64, 1_u64);
-    let mut appending = Duration::ZERO;
-    // The first second warms memory and is not counted.
-    let (mut start, mut cpu_start, mut first, mut before) = (Instant::now(), 0.0, 0, log.health());
-    let mut warm = false;
-    loop {
-        while next - stored < IN_FLIGHT {
-            let n = 256.min(IN_FLIGHT - (next - stored));
-            call.extend((0..n).map(|_| record(&payload, crc)));
-            let began = Instant::now();
-            next = log.append(1, &mut call).unwrap().end.get();
-            appending += began.elapsed();
+    let (mut own, mut limits) = (Vec::new(), Vec::new());
+    let (mut cpu_s, mut append_s, mut count) = (0.0, 0.0, 0.0);
+    let mut size = 340 << 10;
+    // The first turn warms memory and is not counted.
+    for turn in 0..16 {
+        let (first, before, cpu_before, start) = (stored, log.health(), cpu(), Instant::now());
+        let mut appending = Duration::ZERO;
+        while start.elapsed() < Duration::from_millis(400) {
+            while next - stored < IN_FLIGHT {
+                let n = 256.min(IN_FLIGHT - (next - stored));
+                call.extend((0..n).map(|_| record(&payload, crc)));
+                let began = Instant::now();
+                next = log.append(1, &mut call).unwrap().end.get();
+                appending += began.elapsed();
+            }
+            stored = wait(&runtime, &mut durable, Position::new(stored + 1)).get();
         }
-        stored = wait(&runtime, &mut durable, Position::new(stored + 1)).get();
-        if !warm && start.elapsed() > Duration::from_secs(1) {
-            (warm, start, cpu_start, first) = (true, Instant::now(), cpu(), stored);
-            (before, appending) = (log.health(), Duration::ZERO);
+        wait(&runtime, &mut durable, Position::new(next));
+        stored = next;
+        let (seconds, records, after) =
+            (start.elapsed().as_secs_f64(), (stored - first) as f64, log.health());
+        let syncs = (after.commits - before.commits) as f64;
+        let path = folder.join("bare");
+        let (_, bare_syncs) = bare(&path, size, 128 << 20);
+        std::fs::remove_file(path).unwrap();
+        if turn > 0 {
+            own.push(records / seconds);
+            limits.push(bare_syncs * records / syncs);
+            (cpu_s, append_s) = (cpu_s + cpu() - cpu_before, append_s + appending.as_secs_f64());
+            count += records;
         }
-        if warm && start.elapsed() > Duration::from_secs(4) {
-            break;
+        size = ((after.bytes - before.bytes) as f64 / syncs) as usize;
+        if turn == 15 {
+            println!("(b) syncs a record: {:.5}, bytes a sync: {size}", syncs / records);
         }
     }
-    let (seconds, records) = (start.elapsed().as_secs_f64(), (stored - first) as f64);
-    let after = log.health();
-    let (bytes, syncs) =
-        ((after.bytes - before.bytes) as f64, (after.commits - before.commits) as f64);
+    let (own, limit) = (spread(&mut own), spread(&mut limits));
+    println!("(b) 1,024 in flight: {:.0} records/s median, {:.0} best", own.0, own.1);
     println!(
-        "(b) 1,024 in flight: {:.0} records/s, {:.2} us CPU each, {:.0} ns of it in append, {:.5} syncs each, {:.0} MB/s to disk",
-        records / seconds,
-        (cpu() - cpu_start) * 1e6 / records,
-        appending.as_secs_f64() * 1e9 / records,
-        syncs / records,
-        bytes / seconds / 1e6
+        "(b) bare writes and syncs of as many bytes: {:.0} median, {:.0} best; ratio {:.2}",
+        limit.0,
+        limit.1,
+        own.0 / limit.0
     );
-    let size = (bytes / syncs) as usize;
-    println!("(b) the bare limit, write and fdatasync of as many bytes each: {:.0} records/s", {
-        let per_sync = records / syncs;
-        bare(&folder.join("bare"), size, (bytes as u64).min(1 << 30)).1 * per_sync
-    });
+    println!(
+        "(b) CPU a record (with the bare writes): {:.2} us, of it in append {:.3} us",
+        cpu_s * 1e6 / count,
+        append_s * 1e6 / count
+    );
+}
+
+/// Median and best.
+fn spread(rates: &mut [f64]) -> (f64, f64) {
+    rates.sort_by(f64::total_cmp);
+    (rates.get(rates.len() / 2).copied().unwrap_or(0.0), rates.last().copied().unwrap_or(0.0))
 }
 
 /// Appends `size` bytes and syncs, until `total` is written: bytes and syncs per second.
@@ -199,42 +216,40 @@ fn bare(path: &Path, size: usize, total: u64) -> (f64, f64) {
     ((count * size as u64) as f64 / seconds, count as f64 / seconds)
 }
 
-/// (c) Bodies of 256 KiB, 16 MiB in flight, beside bare appends of 8 MiB.
+/// (c) Bodies of 256 KiB, 16 MiB in flight, in turns with bare appends of 8 MiB.
 fn large(folder: &Path) {
+    const TURN: u64 = 1024;
     let (payload, crc) = body(256 << 10);
     let options = Options { prefill: false, queue_bytes: 32 << 20, ..Options::default() };
-    let mut ratios = Vec::new();
-    for round in 0..4 {
-        let path = folder.join(format!("bare-{round}"));
-        let (limit, _) = bare(&path, 8 << 20, 768 << 20);
-        std::fs::remove_file(path).unwrap();
-        let path = folder.join(format!("log-{round}"));
-        let log = open(&path, options.clone());
-        let mut durable = log.durable();
-        let runtime = runtime();
-        let start = Instant::now();
-        let (mut next, mut stored) = (1_u64, 1_u64);
-        while stored <= 3072 {
-            while next - stored < 64 && next <= 3072 {
+    let log = open(&folder.join("log"), options);
+    let mut durable = log.durable();
+    let runtime = runtime();
+    let (mut next, mut stored) = (1_u64, 1_u64);
+    let (mut own, mut limits) = (Vec::new(), Vec::new());
+    for turn in 0..9 {
+        let (start, until) = (Instant::now(), stored + TURN);
+        while stored < until {
+            while next - stored < 64 && next < until {
                 next = log.append(1, &mut vec![record(&payload, crc)]).unwrap().end.get();
             }
             stored = wait(&runtime, &mut durable, Position::new(stored + 1)).get();
         }
-        let own = 3072.0 * f64::from(256 << 10) / start.elapsed().as_secs_f64();
-        println!(
-            "(c) bodies of 256 KiB: {:.0} MB/s, bare {:.0} MB/s: {:.0} %",
-            own / 1e6,
-            limit / 1e6,
-            own / limit * 100.0
-        );
-        ratios.push(own / limit);
-        drop(log);
-        std::fs::remove_dir_all(path).unwrap();
+        let rate = (TURN * (256 << 10)) as f64 / start.elapsed().as_secs_f64();
+        let path = folder.join("bare");
+        let (limit, _) = bare(&path, 8 << 20, 256 << 20);
+        std::fs::remove_file(path).unwrap();
+        if turn > 0 {
+            own.push(rate / 1e6);
+            limits.push(limit / 1e6);
+        }
     }
-    ratios.sort_by(f64::total_cmp);
+    let (own, limit) = (spread(&mut own), spread(&mut limits));
+    println!("(c) bodies of 256 KiB: {:.0} MB/s median, {:.0} best", own.0, own.1);
     println!(
-        "(c) median {:.0} % of the bare append",
-        ratios.get(ratios.len() / 2).unwrap() * 100.0
+        "(c) bare appends of 8 MiB: {:.0} MB/s median, {:.0} best; ratio {:.2}",
+        limit.0,
+        limit.1,
+        own.0 / limit.0
     );
 }
 

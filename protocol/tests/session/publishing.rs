@@ -292,6 +292,34 @@ fn what_is_in_flight_on_a_lane_closed_for_good_can_be_given_up() {
 }
 
 #[test]
+fn a_frame_the_server_does_not_take_is_not_published() {
+    let (mut talk, route) = Talk::open(Config { frame_max: 1024, ..Config::default() });
+    let refused = |talk: &mut Talk, length| {
+        talk.device.publish(talk.now, route, Extras::default(), &vec![7; length])
+    };
+    assert!(refused(&mut talk, 1024).is_err() && refused(&mut talk, 1010).is_err());
+    assert_eq!(refused(&mut talk, 990), Ok(Number(1)));
+    assert!(has(&talk.up(), "Event"));
+    assert_eq!(talk.closed(), None);
+    // What was published for a server that takes more ends the next session at once, for good.
+    let (mut talk, route) = Talk::open(Config::default());
+    talk.device.disconnected();
+    talk.publish(route, &[7; 5000]);
+    let small = Config { frame_max: 1024, ..Config::default() };
+    talk = Talk {
+        device: talk.device,
+        ..Talk::new(
+            crate::talk::device(),
+            small,
+            spile_protocol::session::device::Channel::Tls(None),
+        )
+    };
+    talk.device.connected(talk.now, spile_protocol::session::device::Channel::Tls(None), [1; 16]);
+    talk.up();
+    assert!(has(&talk.down(), "Closed { code: Code(102), retry_after_ms: None"));
+}
+
+#[test]
 fn in_a_run_that_is_lost_no_lane_sends() {
     let (mut talk, _) = Talk::open(Config::default());
     let other = talk.device.open_lane(Some("line 7"), Number(1), false).unwrap();

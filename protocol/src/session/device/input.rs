@@ -183,6 +183,10 @@ impl<S: Storage, T: AsRef<str>> Device<S, T> {
             // spec §4.2.2
             return self.fail(Code::UNAUTHENTICATED, "the server does not know the device key");
         }
+        if self.outbox.holds_longer(&self.storage.parts(), welcome.frame_max) {
+            return self
+                .fail(Code::TOO_LARGE, "what is in flight is longer than this server takes");
+        }
         self.state = State::Open;
         self.server_frame_max = welcome.frame_max;
         self.payload_max = welcome.payload_max;

@@ -8,9 +8,13 @@
 
 use super::storage::{Flight, LaneSlot, NONE, Parts, Progress};
 use crate::{
+    frame,
     id::Number,
     message::{Full, Message},
-    session::window::{Amount, Window},
+    session::{
+        Cursor, Transmit,
+        window::{Amount, Window},
+    },
 };
 
 /// Below so many bytes moving everything together costs less than thinking about it.
@@ -44,9 +48,33 @@ fn small(at: usize) -> u32 {
 pub(super) struct New {
     pub(super) entry: Flight,
     pub(super) payload_crc: u32,
+    /// The longest frame body the server takes.
+    pub(super) longest: u32,
+}
+
+/// Why something did not go into the window.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum NotPut {
+    /// The table or the bytes have no room.
+    Full,
+    /// Its frame is longer than the server takes.
+    TooLarge,
+}
+
+/// The longest frame kept for a server that takes such bodies: a number and an age may be spelled later.
+fn longest_frame(body: u32) -> u32 {
+    const SPELLED: usize = 2 + 10 + 10;
+    body.saturating_add(small(frame::CRC_BYTES)).saturating_sub(small(SPELLED))
 }
 
 impl Outbox {
+    /// Is something kept that is longer than a server takes?
+    pub(super) fn holds_longer(&self, parts: &Parts<'_>, longest: u32) -> bool {
+        let kept = parts.flights.get(self.begin..self.end).unwrap_or_default();
+        let live = |entry: &&Flight| entry.progress != Progress::Done;
+        kept.iter().filter(live).any(|entry| entry.length > longest_frame(longest))
+    }
+
     /// Entries that are not stored or refused.
     pub(super) const fn live(&self) -> usize {
         self.live
@@ -58,12 +86,14 @@ impl Outbox {
         parts: &mut Parts<'_>,
         new: New,
         message: &Message<'_>,
-    ) -> Result<(), Full> {
-        let entry = parts.flights.get_mut(self.end).ok_or(Full)?;
-        let mut cursor =
-            crate::session::Cursor::new(parts.window.get_mut(self.tail..).ok_or(Full)?);
-        crate::session::Transmit::put(&mut cursor, message, new.payload_crc)?;
+    ) -> Result<(), NotPut> {
+        let entry = parts.flights.get_mut(self.end).ok_or(NotPut::Full)?;
+        let mut cursor = Cursor::new(parts.window.get_mut(self.tail..).ok_or(NotPut::Full)?);
+        cursor.put(message, new.payload_crc).map_err(|Full| NotPut::Full)?;
         let length = cursor.len();
+        if small(length) > longest_frame(new.longest) {
+            return Err(NotPut::TooLarge);
+        }
         *entry = Flight { at: small(self.tail), length: small(length), next: NONE, ..new.entry };
         let at = small(self.end);
         if let Some(lane) = parts.lanes.get_mut(index(new.entry.lane)) {

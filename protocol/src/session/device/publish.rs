@@ -2,7 +2,7 @@
 
 use super::{
     Device, Flight, LaneSlot, Refusal, RouteSlot, State, Storage, Table,
-    outbox::New,
+    outbox::{New, NotPut},
     slot,
     storage::{self, LaneState, Progress, Text},
 };
@@ -158,10 +158,7 @@ impl<S: Storage, T: AsRef<str>> Device<S, T> {
         message: &Message<'_>,
         longest: usize,
     ) -> Result<Number, Refusal> {
-        let fits =
-            |length: usize, most: u32| u32::try_from(length).is_ok_and(|length| length <= most);
-        // A header is at most a route, lengths and extras: what is left of the frame is told by the server anyway.
-        if !fits(longest, self.payload_max) || !fits(payload.len(), self.server_frame_max) {
+        if u32::try_from(longest).map_or(true, |longest| longest > self.payload_max) {
             return Err(Refusal::TooLarge);
         }
         let parts = self.storage.parts();
@@ -181,29 +178,38 @@ impl<S: Storage, T: AsRef<str>> Device<S, T> {
             progress: Progress::Unsent,
             ..Flight::default()
         };
-        self.push(New { entry, payload_crc: crc::of(payload) }, message)?;
+        let (payload_crc, longest) = (crc::of(payload), self.server_frame_max);
+        self.push(New { entry, payload_crc, longest }, message)?;
         if let Some(lane) = slot(self.storage.parts().lanes, bound.0, self.lanes) {
             lane.next = Number(next);
         }
         Ok(first)
     }
 
+    /// Puts it into the window, which is tidied or grows where it must.
     fn push(&mut self, new: New, message: &Message<'_>) -> Result<(), Refusal> {
-        if self.outbox.push(&mut self.storage.parts(), new, message).is_ok() {
+        if self.try_push(new, message)? {
             return Ok(());
         }
-        let compacted = self.outbox.compact(&mut self.storage.parts());
-        if compacted && self.outbox.push(&mut self.storage.parts(), new, message).is_ok() {
+        if self.outbox.compact(&mut self.storage.parts()) && self.try_push(new, message)? {
             return Ok(());
         }
         // Which table is full is not said: both get room where they can.
         let (flights, bytes) = self.outbox.wants(&self.storage.parts(), message);
         let grew = (flights && self.storage.grow(Table::Flights, 1))
             | (bytes > 0 && self.storage.grow(Table::Window, bytes));
-        if grew && self.outbox.push(&mut self.storage.parts(), new, message).is_ok() {
+        if grew && self.try_push(new, message)? {
             return Ok(());
         }
         Err(if self.outbox.live() == 0 { Refusal::TooLarge } else { Refusal::Busy })
+    }
+
+    fn try_push(&mut self, new: New, message: &Message<'_>) -> Result<bool, Refusal> {
+        match self.outbox.push(&mut self.storage.parts(), new, message) {
+            Ok(()) => Ok(true),
+            Err(NotPut::Full) => Ok(false),
+            Err(NotPut::TooLarge) => Err(Refusal::TooLarge),
+        }
     }
 
     /// Takes a new run, after [`super::Event::UnknownRun`] and without a connection: everything in flight is numbered anew, and

@@ -46,12 +46,13 @@ impl Session {
         settle: &Settle<'b>,
     ) -> Taken<'b> {
         let seen = settle.outcome == Outcome::Seen;
-        if seen && !self.cheap.spend(now, 1) {
-            return Err((Code::TOO_MANY, "too many frames that cost no credit"));
+        let known = self.tables.subscription(settle.subscription).is_some();
+        if seen || !known {
+            self.spend_cheap(now)?;
         }
         // What came before the client heard of the end is dropped.
         let Some(subscription) = self.tables.subscription_mut(settle.subscription) else {
-            return if seen { Ok(None) } else { self.cheap(now, Message::Skipped(0)) };
+            return Ok(None);
         };
         match (subscription.settles, seen) {
             (Settles::Seen, false) | (Settles::Each, true) => {

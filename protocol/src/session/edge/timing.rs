@@ -68,6 +68,7 @@ impl Session {
         {
             self.asked = Some(now);
             self.due.ping = true;
+            self.tables.give_back();
         }
     }
 

@@ -91,11 +91,14 @@ impl Session {
         }
     }
 
+    pub(super) fn spend_cheap(&mut self, now: Instant) -> Result<(), (Code, &'static str)> {
+        let spent = self.cheap.spend(now, 1);
+        if spent { Ok(()) } else { Err((Code::TOO_MANY, "too many frames that cost no credit")) }
+    }
+
     /// Everything that costs no credit costs a token: spec §6.5.
-    pub(super) fn cheap<'b>(&mut self, now: Instant, message: Message<'b>) -> Taken<'b> {
-        if !self.cheap.spend(now, 1) {
-            return Err((Code::TOO_MANY, "too many frames that cost no credit"));
-        }
+    fn cheap<'b>(&mut self, now: Instant, message: Message<'b>) -> Taken<'b> {
+        self.spend_cheap(now)?;
         match message {
             Message::Ping(ping) => self.ping(now, ping),
             Message::GoAway(goaway) => Ok(Some(self.client_leaves(now, goaway.code))),
@@ -167,14 +170,13 @@ impl Session {
             return Ok(None); // spec §5.9.1: dropped until a new LANE
         }
         let first = frame.spelled.unwrap_or(lane.next);
+        // spec §5.7.1: no event is number 0, or goes past the last number there is.
+        let next = first.0.checked_add(u64::from(frame.amount.events)).filter(|_| first.0 > 0);
+        let next = next.ok_or((Code::MALFORMED, "Extras.number"))?;
         if first < lane.next {
             // spec §5.1.2: an event that spells its number sets it; a lower one would make acks ambiguous.
             return Err((UNEXPECTED, "an event's number goes back"));
         }
-        let next = first
-            .0
-            .checked_add(u64::from(frame.amount.events))
-            .ok_or((Code::INVALID, "Extras.number"))?;
         let last = Number(next - 1);
         lane.next = Number(next);
         if !self.tables.spend(route.lane, last, frame.amount) {

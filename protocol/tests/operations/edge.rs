@@ -180,6 +180,9 @@ impl Model {
         longest: usize,
     ) -> Want {
         let flight = self.in_flight();
+        if spelled == Some(0) {
+            return Want::Closed(Code::MALFORMED); // it is no message at all
+        }
         if self.leaving {
             return Want::Nothing;
         }

@@ -230,8 +230,24 @@ pub struct Block {
     pub(super) payload: Bytes,
     /// It came on a connection that is gone: it holds no credit.
     pub(super) old: bool,
-    /// Deliveries behind it that nobody will take: their credit goes with this one's.
-    pub(super) behind: u64,
+    /// What came behind it and nobody will take: its credit goes with this one's.
+    pub(super) behind: Taken,
+}
+
+/// What was taken of a subscription.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Taken {
+    pub(super) deliveries: u64,
+    pub(super) events: u32,
+    pub(super) bytes: usize,
+}
+
+impl Taken {
+    pub(super) fn add(&mut self, other: Self) {
+        self.deliveries += other.deliveries;
+        self.events = self.events.saturating_add(other.events);
+        self.bytes = self.bytes.saturating_add(other.bytes);
+    }
 }
 
 /// How a block's payloads are divided.
@@ -356,7 +372,7 @@ mod tests {
             lengths,
             payload: Bytes::from_static(b"aabbcc"),
             old: false,
-            behind: 0,
+            behind: Taken::default(),
         }
     }
 

@@ -13,7 +13,7 @@ use spile_protocol::limits;
 use spile_protocol::message::{self, At, Deliver, Full, Headers, List, Subscribe};
 use spile_protocol::time::Millis;
 
-use super::event::{Block, Facts, From, Kind, Lengths};
+use super::event::{Block, Facts, From, Kind, Lengths, Taken};
 use super::outbox::register;
 use super::{Error, Position};
 
@@ -152,11 +152,10 @@ pub(super) struct Inbox {
     queue: VecDeque<Block>,
     /// The events and bytes the server agreed to.
     window: (u32, u32),
-    /// Deliveries of this connection that the caller took: the number of the last.
-    taken: u64,
-    /// Events and bytes taken since credit was given back last.
-    unsettled: (u32, usize),
+    /// Deliveries of this connection through which credit was given back.
     settled: u64,
+    /// What was taken since.
+    unsettled: Taken,
     /// Where it began, for a server that has a worker we never heard of.
     begun: Option<From>,
     /// The next position wanted of each worker, once it was heard of.
@@ -210,9 +209,8 @@ impl Inbox {
             state: State::Opening,
             last: Names::default(),
             queue: VecDeque::new(),
-            taken: 0,
-            unsettled: (0, 0),
             settled: 0,
+            unsettled: Taken::default(),
             begun,
             next: HashMap::new(),
             next_version: None,
@@ -275,7 +273,7 @@ impl Inbox {
     pub(super) fn reconnected(&mut self) {
         self.last = Names::default();
         // What still waits in the queue holds no credit of the new connection.
-        (self.taken, self.settled, self.unsettled) = (0, 0, (0, 0));
+        (self.settled, self.unsettled) = (0, Taken::default());
         for block in &mut self.queue {
             block.old = true;
         }
@@ -314,13 +312,12 @@ impl Inbox {
 
     /// A block that was seen already counts as taken when nothing waits before it.
     fn skipped(&mut self, deliver: &Deliver<'_>) {
-        if let Some(last) = self.queue.back_mut() {
-            last.behind += 1;
-            return;
+        let events = deliver.lengths.count();
+        let taken = Taken { deliveries: 1, events, bytes: deliver.payload.len() };
+        match self.queue.back_mut() {
+            Some(last) => last.behind.add(taken),
+            None => self.unsettled.add(taken),
         }
-        self.taken += 1;
-        self.unsettled.0 = self.unsettled.0.saturating_add(deliver.lengths.count());
-        self.unsettled.1 += deliver.payload.len();
     }
 
     /// After a reconnect that could only begin earlier than where we were.
@@ -361,11 +358,10 @@ impl Inbox {
     pub(super) fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Block, Error>>> {
         if let Some(block) = self.queue.pop_front() {
             if !block.old {
-                self.taken += 1 + block.behind;
-                self.unsettled.0 =
-                    self.unsettled.0.saturating_add(u32::try_from(block.len()).unwrap_or(u32::MAX));
-                self.unsettled.1 += block.bytes().len();
+                let events = u32::try_from(block.len()).unwrap_or(u32::MAX);
+                self.unsettled.add(Taken { deliveries: 1, events, bytes: block.bytes().len() });
             }
+            self.unsettled.add(block.behind);
             return Poll::Ready(Some(Ok(block)));
         }
         match &mut self.state {
@@ -397,11 +393,11 @@ impl Inbox {
 
     /// Is credit to be given back? When half of the window was taken: not for every delivery, since each costs a frame.
     pub(super) fn is_due(&self) -> bool {
-        let (events, bytes) = self.unsettled;
+        let Taken { deliveries, events, bytes } = self.unsettled;
         let half = events >= self.window.0 / 2
             || bytes >= usize::try_from(self.window.1 / 2).unwrap_or(usize::MAX)
-            || self.taken - self.settled >= DELIVERIES / 2;
-        self.state == State::Open && self.taken > self.settled && half
+            || deliveries >= DELIVERIES / 2;
+        self.state == State::Open && deliveries > 0 && half
     }
 
     /// The delivery through which credit is to be given back.
@@ -409,9 +405,8 @@ impl Inbox {
         if !self.is_due() {
             return None;
         }
-        self.settled = self.taken;
-        self.unsettled = (0, 0);
-        Some(self.taken)
+        self.settled += std::mem::take(&mut self.unsettled).deliveries;
+        Some(self.settled)
     }
 }
 
@@ -442,7 +437,7 @@ fn block(deliver: &Deliver<'_>, names: &Names) -> Block {
         lengths: lengths(&deliver.lengths),
         payload: Bytes::copy_from_slice(deliver.payload),
         old: false,
-        behind: 0,
+        behind: Taken::default(),
     }
 }
 
@@ -475,3 +470,6 @@ fn headers(headers: &Headers<'_>) -> Vec<(String, Bytes)> {
 pub(super) fn on_the_wire(place: usize) -> SubscriptionId {
     SubscriptionId(u32::try_from(place).unwrap_or(u32::MAX))
 }
+
+#[cfg(test)]
+mod tests;

@@ -61,10 +61,12 @@ fn every_test_the_readme_names_is_there() {
     for line in readme.lines() {
         let Some((_, test)) = line.split_once(" --test ") else { continue };
         let name = test.split(['`', ' ']).next().unwrap();
-        let there = ["server/spiled", "server/log", "server/worker", "protocol"].iter().any(|room| {
-            let tests = root.join(room).join("tests");
-            tests.join(format!("{name}.rs")).exists() || tests.join(name).join("main.rs").exists()
-        });
+        let there =
+            ["server/spiled", "server/log", "server/worker", "protocol"].iter().any(|room| {
+                let tests = root.join(room).join("tests");
+                tests.join(format!("{name}.rs")).exists()
+                    || tests.join(name).join("main.rs").exists()
+            });
         assert!(there, "no test {name}");
         named += 1;
     }

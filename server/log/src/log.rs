@@ -46,7 +46,7 @@ impl Drop for Owner {
 }
 
 impl Log {
-    /// Recovers the log in `disk`, or begins one. One process may have a folder open at a time; keeping others out is the
+    /// Recovers the log in `disk`, or begins one. This reads and writes files on the caller's thread: up to two segments. One process may have a folder open at a time; keeping others out is the
     /// caller's.
     pub fn open(disk: Arc<dyn Disk>, options: Options) -> Result<(Self, Recovered), OpenError> {
         let options = options.bounded();
@@ -160,7 +160,7 @@ impl Log {
     }
 
     /// Reads one stream in order, up to its record at `last`, from the record that holds `from_version` on, without touching
-    /// the records of others.
+    /// the records of others. Records that rewriting left out show as a step in the versions.
     #[must_use]
     pub fn read_stream(&self, stream: u64, last: Position, from_version: u64) -> StreamReader {
         StreamReader::new(self.shared.clone(), stream, last, from_version)

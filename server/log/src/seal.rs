@@ -41,7 +41,12 @@ impl Shared {
         let trailer = build.seal(Seal { name, end, marks, entries, gaps: &[], kept_hash: None })?;
         let segment = Segment::footed(build, trailer, &build.file);
         lock(&self.index).replace(Arc::new(segment));
-        *waiting = None;
+        let done = waiting.take();
+        // Memory that is warm already serves the segment after the next, unless a reader still looks into it.
+        if let Some(Ok(mut entries)) = done.map(|done| Arc::try_unwrap(done.entries)) {
+            entries.clear();
+            lock(&self.index).spare_entries = entries;
+        }
         Ok(())
     }
 
@@ -59,7 +64,8 @@ impl Shared {
 
 impl Index {
     fn turn_to(&mut self, next: &Builder, old: Builder) -> Option<Sealing> {
-        let open = self.open.replace(Open::of(next, Vec::new(), Vec::new()))?;
+        let spare = std::mem::take(&mut self.spare_entries);
+        let open = self.open.replace(Open::of(next, Vec::new(), spare))?;
         let (marks, entries) = (Arc::new(open.marks), open.entries);
         let lookup = Lookup::Memory { marks: marks.clone(), entries: entries.clone() };
         self.sealed.push(Arc::new(Segment::of(&old, lookup, &open.file)));

@@ -284,6 +284,8 @@ pub(crate) struct Index {
     pub(crate) last_time: u64,
     pub(crate) recent: VecDeque<Recent>,
     pub(crate) recent_bytes: usize,
+    /// The index of an earlier segment, emptied.
+    pub(crate) spare_entries: Vec<Entry>,
 }
 
 /// Where a position is.

@@ -180,9 +180,6 @@ impl Model {
         longest: usize,
     ) -> Want {
         let flight = self.in_flight();
-        if spelled == Some(0) {
-            return Want::Closed(Code::MALFORMED); // it is no message at all
-        }
         if self.leaving {
             return Want::Nothing;
         }
@@ -194,6 +191,9 @@ impl Model {
             return Want::Nothing;
         }
         let first = spelled.unwrap_or(lane.next);
+        if first == 0 {
+            return Want::Closed(Code::MALFORMED); // spec §5.7.1
+        }
         if first < lane.next {
             return Want::Closed(Code::UNEXPECTED);
         }

@@ -5,7 +5,10 @@
 
 use std::{
     future::poll_fn,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     task::{Context, Poll, ready},
 };
 
@@ -109,6 +112,8 @@ pub(crate) struct Desk {
 pub struct Session {
     pub(crate) worker: Arc<Worker>,
     pub(crate) desk: Desk,
+    /// Whoever drives it was told that there is no room, and waits to hear that there is.
+    lacked_room: AtomicBool,
     /// Waits for the durable position to move.
     moved: ReusableBoxFuture<'static, watch::Receiver<Durable>>,
 }
@@ -166,7 +171,7 @@ impl Session {
             confirms: Vec::new(),
             heard: false,
         };
-        Self { worker, desk, moved }
+        Self { worker, desk, lacked_room: AtomicBool::new(false), moved }
     }
 
     /// Who it is, as its edge said.
@@ -185,7 +190,11 @@ impl Session {
     /// waits for the disk.
     #[must_use]
     pub fn has_room(&self) -> bool {
-        self.worker.has_room()
+        let room = self.worker.has_room();
+        if !room {
+            self.lacked_room.store(true, Ordering::Relaxed);
+        }
+        room
     }
 
     /// Everything the session may be told now, as long as `room` bytes of frames last. One message goes out however little
@@ -257,8 +266,17 @@ impl Session {
     fn waits_for_disk(&self) -> bool {
         !self.desk.answers.is_empty()
             || !self.desk.confirms.is_empty()
+            || self.lacked_room.load(Ordering::Relaxed)
             || self.desk.subscriptions.iter().any(Subscription::waits_for_disk)
-            || !self.has_room()
+    }
+
+    /// Is there room again, where there was none?
+    fn found_room(&self) -> bool {
+        let found = self.lacked_room.load(Ordering::Relaxed) && self.worker.has_room();
+        if found {
+            self.lacked_room.store(false, Ordering::Relaxed);
+        }
+        found
     }
 
     /// Wakes the task when [`Session::poll`] may have something to say, or there is room again.
@@ -268,16 +286,15 @@ impl Session {
             return Poll::Ready(());
         }
         // Each is asked, so that each wakes the task.
-        let late =
-            self.desk.confirms.iter_mut().filter_map(|one| one.poll_late(cx).then_some(())).count()
-                > 0;
-        if late || self.has_something() {
+        let confirms = self.desk.confirms.iter_mut();
+        let late = confirms.filter_map(|one| one.poll_late(cx).then_some(())).count() > 0;
+        if late || self.has_something() || self.found_room() {
             return Poll::Ready(());
         }
         while self.waits_for_disk() {
             let durable = ready!(self.moved.poll(cx));
             self.moved.set(changed(durable));
-            if self.has_something() || !self.worker.has_room() {
+            if self.has_something() || self.found_room() {
                 return Poll::Ready(());
             }
         }

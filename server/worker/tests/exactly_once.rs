@@ -231,3 +231,24 @@ async fn numbers_of_a_key_that_has_only_voids_are_kept() {
     let refused = vec![(1, 1, Code::STALE_VERSION)];
     assert_eq!(client.told(1).await, [Told::Opened { lane: 0, last: 1, refused }]);
 }
+
+#[tokio::test]
+async fn who_hears_that_there_is_no_room_hears_when_there_is() {
+    let folder = tempfile::tempdir().unwrap();
+    let log: std::sync::Arc<dyn spile_worker::EventLog> =
+        std::sync::Arc::new(support::log(folder.path()));
+    let config = spile_worker::Config { waiting_bytes: 1, ..support::config() };
+    let worker = spile_worker::Worker::open(config, log, None).unwrap();
+    let mut client = Client::new(&worker, "a", 1);
+    let mut other = Client::new(&worker, "b", 1);
+    client.ready_to_publish(1);
+    for number in 1..=200 {
+        client.event(0, number, b"x");
+        // The disk may be quicker than the next line: then there was room all the time.
+        while !other.session.has_room() {
+            let ready = other.session.ready();
+            tokio::time::timeout(std::time::Duration::from_secs(20), ready).await.unwrap();
+        }
+    }
+    client.acked(0, 200).await;
+}

@@ -198,10 +198,11 @@ impl Builder {
             kept_hash: seal.kept_hash.unwrap_or(hash),
             pages: pages_of,
         };
-        pages.extend_from_slice(&trailer.encode(self.seed));
         let mut at = pages_at(self.offset);
-        // In slices, so that a commit of the next segment never waits for the whole of it.
-        for slice in pages.chunks(SLICE) {
+        let last = trailer.encode(self.seed);
+        // In slices, so that a commit of the next segment never waits for the whole of it; and the trailer by itself, so that one
+        // that is on disk proves that the pages are.
+        for slice in pages.chunks(SLICE).chain([&*last]) {
             write_whole(file, at, slice)
                 .at("write the footer of", name)
                 .map_err(MakeError::Disk)?;

@@ -294,7 +294,7 @@ impl Recovery<'_> {
 
     /// log §10: nothing proves that this footer is on disk, only that the records are. What is seen of it is written again.
     fn confirm_footer(
-        &self,
+        &mut self,
         one: &OnDisk,
         header: &Header,
         trailer: &Trailer,
@@ -303,6 +303,7 @@ impl Recovery<'_> {
         let sealed = segment(one, header, trailer);
         if sealed.bad_section(&sealed.view(self.disk)?, trailer)?.is_some() {
             // Damaged pages stay as they are: `rebuild` makes them anew.
+            self.damage(DamageKind::Footer, &name, trailer.end, trailer.end);
             return Ok(());
         }
         let mut window = Window::new(&*one.file.0, name.clone())?;

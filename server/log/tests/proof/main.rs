@@ -15,3 +15,4 @@ mod points;
 mod rot;
 mod run;
 mod seeds;
+mod streams;

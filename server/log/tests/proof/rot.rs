@@ -81,6 +81,7 @@ fn copy(run: &Run) -> Run {
         disk: run.disk.kill(),
         log: None,
         oracle: run.oracle.clone(),
+        streams: run.streams.clone(),
         random: run.random.clone(),
         generation: 1,
         options: run.options.clone(),

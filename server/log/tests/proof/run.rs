@@ -8,12 +8,14 @@ use spile_log::planted::Mistake;
 use spile_log::{AppendError, KeepError, Log, Options, Position, Retain, SimDisk, State};
 
 use crate::oracle::{Oracle, record};
+use crate::streams::Streams;
 
 /// One seed's life of a log.
 pub(crate) struct Run {
     pub(crate) disk: SimDisk,
     pub(crate) log: Option<Log>,
     pub(crate) oracle: Oracle,
+    pub(crate) streams: Streams,
     pub(crate) random: Random,
     pub(crate) generation: u64,
     pub(crate) options: Options,
@@ -41,8 +43,9 @@ impl Run {
         let prefill = random.choose(2) == 0;
         let options = Options { prefill, ..options(mistake) };
         let disk = SimDisk::new(random.next());
-        let (log, oracle) = (None, Oracle::default());
-        let mut run = Self { disk, log, oracle, random, generation: 1, options, faulty: false };
+        let (log, oracle, streams) = (None, Oracle::default(), Streams::default());
+        let mut run =
+            Self { disk, log, oracle, streams, random, generation: 1, options, faulty: false };
         run.open()?;
         Ok(run)
     }
@@ -60,6 +63,7 @@ impl Run {
                     return Err(format!("nothing rotted, yet there is damage: {recovered:?}"));
                 }
                 self.generation = recovered.generation;
+                self.streams = Streams::rebuilt(&log);
                 self.log = Some(log);
                 self.check()
             }
@@ -71,7 +75,8 @@ impl Run {
     pub(crate) fn check(&mut self) -> Result<(), String> {
         let max = [1, 5000, 1 << 20][usize::try_from(self.random.choose(3)).unwrap_or(0)];
         let Some(log) = &self.log else { return Ok(()) };
-        match self.oracle.check(log, max, &|_| false) {
+        let checked = self.oracle.check(log, max, &|_| false);
+        match checked.and_then(|()| self.streams.check(log, &mut self.random)) {
             Err(_)
                 if self.disk.is_off()
                     || self.faulty && log.durable().borrow().state == State::Poisoned =>
@@ -88,6 +93,8 @@ impl Run {
     pub(crate) fn append(&mut self, count: u64) -> bool {
         let Some(log) = &self.log else { return false };
         let mut ids = Vec::new();
+        let mut streams = self.streams.clone();
+        let mut position = log.next().get();
         let mut records = Vec::new();
         for _ in 0..count {
             let positions = if self.random.choose(4) == 0 {
@@ -104,6 +111,8 @@ impl Run {
                 plant(&mut append.payload, id, log.next().get());
                 append.payload_crc = crc32fast::hash(&append.payload);
             }
+            streams.join(&mut append, position, &mut self.random);
+            position += u64::from(positions);
             records.push(append);
         }
         let reserved = self.random.choose(4) == 0;
@@ -115,10 +124,12 @@ impl Run {
         match took {
             Ok(range) => {
                 self.oracle.appended(range.start, &ids, self.generation);
+                self.streams = streams;
                 true
             }
             Err(AppendError::Stale { generation, .. }) => {
                 self.generation = generation;
+                self.streams = Streams::rebuilt(log);
                 false
             }
             Err(_) => false,

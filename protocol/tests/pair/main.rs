@@ -11,9 +11,11 @@
     reason = "a test may fail"
 )]
 
+mod both;
 mod client;
 mod port;
 mod seed;
+mod upload;
 mod worker;
 mod world;
 
@@ -103,4 +105,14 @@ fn a_lane_that_comes_back_by_another_edge() {
             },
         );
     });
+}
+
+#[test]
+fn both_ways_at_once_through_narrow_pipes() {
+    each_seed(100, both::run);
+}
+
+#[test]
+fn an_upload_over_cuts_is_what_was_sent() {
+    each_seed(50, upload::run);
 }

@@ -30,7 +30,7 @@ pub(crate) enum What {
     /// Numbers were refused for good.
     Refused(VoidTail),
     /// The lane is open.
-    Opened { last: Number, refused: Vec<VoidTail> },
+    Opened { first: Number, last: Number, refused: Vec<VoidTail> },
     /// The lane is closed.
     Closed { code: Code, expected: Number, retry_after_ms: u32 },
     /// Something that is not about a lane.
@@ -133,9 +133,9 @@ impl Answers {
                 refuse(lane, &void, sink);
                 self.note(lane, last_of(&void), None, sink);
             }
-            What::Opened { last, refused } => {
+            What::Opened { first, last, refused } => {
                 self.flush(sink);
-                if let Some(last) = opened(lane, last, &refused, to, sink) {
+                if let Some(last) = opened(lane, (first, last), &refused, to, sink) {
                     self.note(lane, last, None, sink);
                 }
             }
@@ -185,6 +185,8 @@ pub(crate) struct Hearer<'a> {
     pub(crate) worker: &'a str,
     /// The longest frame body it takes.
     pub(crate) frame_max: usize,
+    /// What of a lane's numbers was stored before it was opened again.
+    pub(crate) stored: &'a dyn Fn(LaneId, Number, Number) -> Vec<Receipt>,
 }
 
 /// About how many bytes of frames it takes to say it.
@@ -197,11 +199,25 @@ fn size(what: &What) -> usize {
     }
 }
 
+/// The most one receipt takes in a list.
+const RECEIPT_BYTES: usize = 36;
 /// The most one refused run takes in a list.
 const REFUSED_BYTES: usize = 18;
 
 fn last_of(void: &VoidTail) -> Number {
     Number(void.number.0.saturating_add(u64::from(void.count)).saturating_sub(1))
+}
+
+/// Receipts that follow each other as one.
+fn coalesced(each: Vec<Receipt>) -> Vec<Receipt> {
+    let mut runs: Vec<Receipt> = Vec::new();
+    for next in each {
+        match runs.last_mut() {
+            Some(run) if follows(run, &next) => run.count = run.count.saturating_add(next.count),
+            Some(_) | None => runs.push(next),
+        }
+    }
+    runs
 }
 
 fn follows(run: &Receipt, next: &Receipt) -> bool {
@@ -233,7 +249,7 @@ fn refuse(lane: LaneId, void: &VoidTail, sink: &mut Sink<'_>) {
 /// FAULTs, and the ACK behind them, whose number is given back.
 fn opened(
     lane: LaneId,
-    last: Number,
+    (first, last): (Number, Number),
     refused: &[VoidTail],
     to: Hearer<'_>,
     sink: &mut Sink<'_>,
@@ -244,12 +260,17 @@ fn opened(
     let each = |&VoidTail { number, count, code, .. }: &VoidTail| Refused { number, count, code };
     let list = List::encode(named.iter().map(each), &mut buffer).unwrap_or_default();
     let told = later.first().map_or(last, |void| Number(void.number.0.saturating_sub(1)));
+    let receipts = coalesced((to.stored)(lane, first, told));
+    let mut more = [0; LIST_BYTES];
+    let left = room.saturating_sub(named.len() * REFUSED_BYTES) / RECEIPT_BYTES;
+    let newest = receipts.len().saturating_sub(left);
+    let receipts = List::encode(receipts.into_iter().skip(newest), &mut more).unwrap_or_default();
     let answer = LaneAnswer {
         lane,
         last: Some(told),
         worker: to.worker,
         refused: list,
-        receipts: List::default(),
+        receipts,
         uploads: List::default(),
         inbox: Version(0),
     };

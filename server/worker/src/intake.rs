@@ -329,7 +329,8 @@ impl<'a> Intake<'a> {
                 let refused = refused(core, at, message.first_unacked);
                 let last =
                     core.tables.producers.get(at.producer).map_or(0, |producer| producer.last);
-                let opened = What::Opened { last: Number(last), refused };
+                let first = message.first_unacked;
+                let opened = What::Opened { first, last: Number(last), refused };
                 desk.answers.push(core.next, message.lane, opened);
             }
             Decision::Gap { .. } => self.close(message.lane, Code::OUT_OF_ORDER),

@@ -18,6 +18,7 @@ pub mod limits;
 pub mod links;
 pub mod log;
 mod rebuild;
+mod receipts;
 pub mod record;
 pub mod registry;
 mod requests;

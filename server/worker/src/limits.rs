@@ -50,3 +50,5 @@ pub const LINK_TURN_BYTES: usize = 64 * 1024;
 pub const LINK_DRAIN_MS: u64 = 5000;
 /// Entries of the registry in one frame.
 pub const REGISTRY_ENTRIES: usize = 1024;
+/// How many versions of a stream are looked through for receipts when a lane is opened again. Beyond: no receipt.
+pub const RECEIPT_VERSIONS: u64 = 8192;

@@ -29,6 +29,7 @@ use crate::{
     core::{Attached, Core},
     intake::Intake,
     limits::{RETRY_BUSY_MS, RETRY_DISK_MS},
+    receipts,
     record::Names,
     said::Said,
     subscription::Subscription,
@@ -206,8 +207,14 @@ impl Session {
         let end = self.sync();
         let worker = &self.worker;
         self.desk.answer_confirms(worker, end);
-        let Desk { subscriptions, who, answers, bell, heard, .. } = &mut self.desk;
-        let to = Hearer { worker: &worker.config.name, frame_max: who.frame_max };
+        let Desk { subscriptions, who, answers, bell, heard, lanes, .. } = &mut self.desk;
+        let (who, lanes) = (&*who, &*lanes);
+        let stored = |lane: LaneId, first, last| {
+            let lane = usize::try_from(lane.0).ok().and_then(|at| lanes.get(at)?.as_ref());
+            lane.map_or_else(Vec::new, |lane| receipts::stored(worker, who, lane, (first, last)))
+        };
+        let (name, frame_max) = (worker.config.name.as_str(), who.frame_max);
+        let to = Hearer { worker: name, frame_max, stored: &stored };
         let mut said = answers.emit(end, room, to, sink);
         if answers.ready(end) {
             return Polled::More;

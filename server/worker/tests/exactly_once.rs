@@ -252,3 +252,35 @@ async fn who_hears_that_there_is_no_room_hears_when_there_is() {
     }
     client.acked(0, 200).await;
 }
+
+#[tokio::test]
+async fn a_lane_that_opens_again_gets_the_receipts_it_has_not_heard() {
+    let folder = tempfile::tempdir().unwrap();
+    {
+        let worker = open(folder.path());
+        let mut other = Client::new(&worker, "b", 1);
+        other.lane(0, Some("shared"), 1);
+        other.bind(0, 0, "t");
+        let mut client = Client::with(&worker, "a", 1, true);
+        client.lane(0, Some("shared"), 1);
+        client.bind(0, 0, "t");
+        client.event(0, 1, b"1");
+        client.batch(0, 2, &[b"2", b"3"], None);
+        for number in 1..=20 {
+            other.event(0, number, b"x");
+        }
+        client.event(0, 4, b"4");
+        other.acked(0, 20).await;
+        client.acked(0, 4).await;
+    }
+    let worker = open(folder.path());
+    let mut client = Client::with(&worker, "a", 1, true);
+    client.lane(0, Some("shared"), 2);
+    let mut receipts = Vec::new();
+    client.session.poll(support::ROOM, &mut |message, _| {
+        let spile_protocol::message::Message::LaneAnswer(answer) = message else { panic!() };
+        let each = answer.receipts.iter().map(|it| (it.number.0, it.count, it.version.0));
+        receipts.extend(each);
+    });
+    assert_eq!(receipts, [(2, 2, 2), (4, 1, 24)]);
+}

@@ -409,3 +409,49 @@ fn a_batch_goes_as_one_and_is_acknowledged_as_one() {
     talk.ack(LANE, 4);
     assert!(talk.device.is_settled());
 }
+
+#[test]
+fn a_stream_cut_at_every_byte_means_the_same() {
+    let (mut whole, mut bytewise) = (Vec::new(), Vec::new());
+    for split in [false, true] {
+        let heard = if split { &mut bytewise } else { &mut whole };
+        let mut device = crate::talk::device();
+        let lane = device.open_lane(None, Number(1), false).unwrap();
+        let route = device.bind(lane, "t", "", 0, "").unwrap();
+        for length in 0..40 {
+            device
+                .publish(
+                    spile_protocol::time::Instant(0),
+                    route,
+                    Extras::default(),
+                    &vec![7; length * 5],
+                )
+                .unwrap();
+        }
+        let tls = spile_protocol::session::device::Channel::Tls(None);
+        let mut talk = Talk::new(device, Config::default(), tls);
+        for _ in 0..3 {
+            let mut flight = std::mem::take(&mut talk.up);
+            talk.device.poll_transmit(talk.now, &mut flight);
+            if split {
+                for byte in flight {
+                    talk.up.push(byte);
+                    heard.extend(talk.carry_up());
+                }
+            } else {
+                talk.up = flight;
+                heard.extend(talk.carry_up());
+            }
+            talk.edge.poll_transmit(talk.now, &mut talk.down);
+            let down = std::mem::take(&mut talk.down);
+            let pieces: Vec<&[u8]> = if split { down.chunks(1).collect() } else { vec![&down[..]] };
+            for piece in pieces {
+                talk.down.extend_from_slice(piece);
+                heard.extend(talk.down());
+            }
+        }
+        assert_eq!(talk.edge.in_flight().events, 40);
+    }
+    assert_eq!(whole, bytewise);
+    assert!(whole.len() > 43);
+}

@@ -77,7 +77,7 @@ impl Talk {
         verb(&mut self.device, &mut self.up)
     }
 
-    fn carry_up(&mut self) -> Heard {
+    pub fn carry_up(&mut self) -> Heard {
         let up = std::mem::take(&mut self.up);
         let mut bytes = &up[..];
         let mut heard = Vec::new();

@@ -19,9 +19,9 @@ pub const AWAY_RETRY_MS: u32 = 500;
 
 /// What a worker has said to one session over a link and its task has not taken, in bytes. At the cap: the session ends.
 pub const LINK_INBOX: usize = 8 << 20;
-/// The largest window, in bytes, a subscription has over a link: what is delivered waits at the edge while its client
-/// does not read. More is lowered to it, and the client hears so.
-pub const LINK_WINDOW: u32 = 1 << 20;
+/// The largest window, in bytes, a subscription has: what is delivered may have to wait at the edge while its client does
+/// not read or settle. More is lowered to it, and the client hears so.
+pub const WINDOW: u32 = 4 << 20;
 /// The first wait before a link is tried again; it doubles, and a random part of it is taken.
 pub const LINK_BACKOFF: Duration = Duration::from_millis(100);
 /// The longest wait before a link is tried again.

@@ -10,7 +10,7 @@ use spile_protocol::{id::Role, message, time::Millis};
 use tokio::sync::watch;
 
 /// What is known of a principal.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, core::marker::Copy, Debug, PartialEq, Eq)]
 pub struct Entry {
     /// As what it may come.
     pub role: Role,
@@ -38,6 +38,17 @@ pub trait Registry: Send + Sync {
     fn is_fresh(&self, now: Millis) -> bool;
     /// Counts up with each change, so that live sessions can be looked at again.
     fn changes(&self) -> watch::Receiver<u64>;
+}
+
+/// What a part of the registry is.
+#[derive(Clone, core::marker::Copy, Debug, PartialEq, Eq)]
+pub struct Part {
+    /// The position of the last record it rests on.
+    pub upto: u64,
+    /// It begins a whole copy; else it changes the one before.
+    pub whole: bool,
+    /// More follows before the copy is complete.
+    pub more: bool,
 }
 
 /// A copy that a link feeds.
@@ -74,24 +85,36 @@ impl Copy {
         entries.heard.map(|_| entries.upto)
     }
 
-    /// Takes what the registry's worker says; true when the copy is complete up to what it said.
+    /// Takes what the registry's worker says over a link; true when the copy is complete up to what it said.
     pub fn apply(&self, now: Millis, said: &message::Registry<'_>) -> bool {
+        let named = |entry: message::Entry<'_>| {
+            (Box::from(entry.tenant), Box::from(entry.principal), Entry::from(&entry))
+        };
+        let part = Part { upto: said.upto, whole: said.whole, more: said.more };
+        self.learn(now, part, said.entries.iter().map(named))
+    }
+
+    /// Takes a part of what is registered; true when the copy is complete up to what it says.
+    pub fn learn(
+        &self,
+        now: Millis,
+        part: Part,
+        named: impl Iterator<Item = (Box<str>, Box<str>, Entry)>,
+    ) -> bool {
         let mut entries = self.entries.write().unwrap_or_else(PoisonError::into_inner);
-        if said.whole {
+        if part.whole {
             entries.coming = Some(Known::new());
         }
-        for entry in said.entries.iter() {
-            let name = (Box::from(entry.tenant), Box::from(entry.principal));
-            let Entries { known, coming, .. } = &mut *entries;
-            coming.as_mut().unwrap_or(known).insert(name, Entry::from(&entry));
-        }
-        if said.more {
+        let Entries { known, coming, .. } = &mut *entries;
+        let known = coming.as_mut().unwrap_or(known);
+        known.extend(named.map(|(tenant, principal, entry)| ((tenant, principal), entry)));
+        if part.more {
             return false;
         }
         if let Some(whole) = entries.coming.take() {
             entries.known = whole;
         }
-        (entries.upto, entries.heard) = (said.upto, Some(now));
+        (entries.upto, entries.heard) = (part.upto, Some(now));
         drop(entries);
         self.changes.send_modify(|changes| *changes += 1);
         true

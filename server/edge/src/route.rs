@@ -263,7 +263,9 @@ impl Route {
             }
         }
         self.waiting = VecDeque::new();
-        self.tables.say_held(machine, now, out, counted);
+        for subscription in self.tables.say_held(machine, now, out, counted) {
+            self.end(subscription, wall);
+        }
     }
 }
 

@@ -15,11 +15,8 @@ use spile_edge::upstream::{Away, Input, Port, Ready, Upstream};
 use spile_protocol::{
     code::Code,
     crc,
-    id::{LaneId, LinkSessionId, Number, Role, RouteId, Run, SubscriptionId},
-    message::{
-        Attach, Entry, Event, Extras, Lane, LaneAnswer, List, Message, Registry, Source, Subscribe,
-        Void,
-    },
+    id::{LaneId, LinkSessionId, Number, Role, RouteId, Run},
+    message::{Attach, Entry, Event, Extras, Lane, LaneAnswer, List, Message, Registry, Void},
     session::{
         Amount,
         link::{Config, Worker, WorkerInput},
@@ -92,9 +89,6 @@ fn shown(input: &WorkerInput<'_>) -> String {
         }
         WorkerInput::Message { session, number, message, payload_crc, .. } => {
             assert_eq!(*payload_crc, crc::of(message.payload()));
-            if let Message::Subscribe(subscribe) = message {
-                return format!("{session}: subscribe {} bytes", subscribe.bytes);
-            }
             format!("{session}: {number} {} bytes", message.payload().len())
         }
         WorkerInput::Void(void) => format!("{}: void {}", void.session, void.number),
@@ -306,19 +300,6 @@ async fn the_links_credit_holds_all_sessions_back_and_lets_them_go_on() {
         tokio::task::yield_now().await;
         one.in_flight(Amount { events: 1, bytes: 4 });
     });
-}
-
-#[tokio::test]
-async fn a_window_is_lowered_to_what_the_edge_can_hold() {
-    let mut setup = setup();
-    let mut far = setup.accept().await;
-    let mut port = setup.attach().unwrap();
-    let source = Source::Stream { key: "k", from: spile_protocol::id::Version(1) };
-    let (subscription, events, bytes) = (SubscriptionId(0), 9, u32::MAX);
-    let message = Message::Subscribe(Subscribe { subscription, source, events, bytes, live: true });
-    port.take(Millis(5), &mut [input(message, 0)].into_iter());
-    assert_eq!(far.next().await, "attached 0 d1");
-    assert_eq!(far.next().await, "0: subscribe 1048576 bytes");
 }
 
 #[tokio::test]

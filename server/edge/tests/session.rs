@@ -614,6 +614,45 @@ async fn a_subscription_on_two_workers_is_one_under_one_credit() {
 }
 
 #[tokio::test]
+async fn deliveries_above_the_clients_credit_wait_and_keep_their_order() {
+    let fake = Fake::new("w");
+    let mut client = Client::welcome(std::slice::from_ref(&fake), "ada", Role::User).await;
+    client.send(&[subscribe(everything(From::Start), 2)]).await;
+    let (subscription, chunk_bytes) = (Some(SubscriptionId(0)), None);
+    fake.say(&Message::Credit(Credit { subscription, events: 2, bytes: 1_000, chunk_bytes }));
+    assert_eq!(client.shown().await, "credit 2 1000");
+    for version in 1..=4 {
+        fake.say(&deliver(Some("k"), version));
+    }
+    fake.say(&Message::End(End { subscription: SubscriptionId(0) }));
+    fake.say(&Message::Reply(spile_protocol::message::Body {
+        fields: spile_protocol::message::Reply {
+            request: spile_protocol::id::RequestId(7),
+            code: Code(0),
+            more: false,
+            content_type: "",
+            detail: "",
+        },
+        payload: b"",
+    }));
+    for (settled, version) in [(0, 1), (0, 2), (1, 3), (2, 4)] {
+        if settled > 0 {
+            let settle = Settle {
+                subscription: SubscriptionId(0),
+                delivery: settled,
+                outcome: Outcome::Seen,
+                events: 0,
+                reason: "",
+            };
+            client.send(&[Message::Settle(settle)]).await;
+        }
+        let shown = client.shown().await;
+        assert!(shown.contains(&format!(" {version} ")), "{version}: {shown}");
+    }
+    assert_eq!(client.shown().await, "end");
+}
+
+#[tokio::test]
 async fn positions_must_name_every_worker_and_each_hears_its_own() {
     let (a, b) = (Fake::new("a"), Fake::new("b"));
     for (named, want) in

@@ -8,13 +8,13 @@ use spile_protocol::{
     frame,
     id::{LinkSessionId, Number},
     limits::FRAME_LINK,
-    message::{Credit, Detach, Message, Sender, Subscribe, Void},
+    message::{Detach, Message, Sender, Void},
     session::{Amount, Transmit},
     time::Millis,
 };
 
 use super::{AWAY, Wire};
-use crate::limits::{LINK_INBOX, LINK_WINDOW};
+use crate::limits::LINK_INBOX;
 use crate::upstream::{Input, Port, Ready};
 
 /// What a worker has said to a session and its task has not taken.
@@ -102,7 +102,7 @@ impl Port for LinkPort {
         }
         let super::Shared { machine: Some(machine), out, .. } = &mut *shared else { return };
         for Input { message, number, payload_crc } in inputs {
-            let (time, message) = dressed(now, number, message);
+            let time = if number == Number(0) { Millis(0) } else { now };
             let sent = if let Message::Void(void) = message {
                 machine.void(&Void { session: self.session, ..void }, out)
             } else {
@@ -189,19 +189,6 @@ impl Drop for LinkPort {
             shared.detach(self.session, Code(0));
         }
     }
-}
-
-/// The message as it goes over the link: with the time it was accepted, and a window the edge can hold.
-fn dressed<'b>(now: Millis, number: Number, message: Message<'b>) -> (Millis, Message<'b>) {
-    let window = |bytes: u32| bytes.min(LINK_WINDOW);
-    if let Message::Subscribe(subscribe) = message {
-        let bytes = window(subscribe.bytes);
-        return (Millis(0), Message::Subscribe(Subscribe { bytes, ..subscribe }));
-    }
-    if let Message::Credit(credit) = message {
-        return (Millis(0), Message::Credit(Credit { bytes: window(credit.bytes), ..credit }));
-    }
-    (if number == Number(0) { Millis(0) } else { now }, message)
 }
 
 /// What a session hears when its worker has let go of it.

@@ -2,11 +2,13 @@
 //!
 //! Invariant: no message reaches a worker that the policy did not allow; what is denied is answered, never dropped.
 
+use std::collections::VecDeque;
+
 use spile_protocol::{
     code::Code,
     id::{LaneId, LinkSessionId, Number, RouteId},
     message::{
-        Bind, End, Lane, Message, Scope, Settle, Source, Subscribe, Target, Void,
+        Bind, Credit, End, Lane, Message, Scope, Settle, Source, Subscribe, Target, Void,
         request::{self, Listing},
     },
     session::edge::{Input as Came, Session},
@@ -18,6 +20,7 @@ use super::{
     merge::Merge,
     tables::{Sub, Tables},
 };
+use crate::limits::WINDOW;
 use crate::policy::{Action, Policy, Resource};
 use crate::upstream::{Away, Input, Port, Workers};
 
@@ -69,6 +72,7 @@ impl<'s, 'i, 'b> Gate<'s, 'i, 'b> {
         while self.front.is_none() {
             match self.machine.handle_input(self.now, self.bytes)? {
                 Came::Upstream { lane, first, message, payload_crc } => {
+                    let message = windowed(message);
                     let input = Input { message, number: first, payload_crc };
                     self.front = self.judge(lane, &message).map(|to| (to, lane, input));
                 }
@@ -308,7 +312,7 @@ impl<'s, 'i, 'b> Gate<'s, 'i, 'b> {
         }
         match place.or((self.workers.count() == 1).then_some(0)) {
             Some(place) => {
-                self.tables.subscribe(subscribe.subscription, Sub::One(place));
+                self.tables.subscribe(subscribe.subscription, Sub::One(place, VecDeque::new()));
                 Some(To::Worker(place))
             }
             None => Some(To::Every),
@@ -317,7 +321,7 @@ impl<'s, 'i, 'b> Gate<'s, 'i, 'b> {
 
     fn subscribed(&mut self, id: spile_protocol::id::SubscriptionId) -> Option<To> {
         match self.tables.subscription(id)? {
-            Sub::One(place) => Some(To::Worker(*place)),
+            Sub::One(place, _) => Some(To::Worker(*place)),
             Sub::Every(_) => Some(To::Every),
         }
     }
@@ -365,6 +369,18 @@ type SendTo<'f> = dyn FnMut(usize, Input<'_>) -> Result<(), Away> + 'f;
 /// A message that has no number and no payload.
 const fn spelled(message: Message<'_>) -> Input<'_> {
     Input { message, number: Number(0), payload_crc: 0 }
+}
+
+/// With a window the edge can hold.
+fn windowed(message: Message<'_>) -> Message<'_> {
+    if let Message::Subscribe(subscribe) = message {
+        let bytes = subscribe.bytes.min(WINDOW);
+        Message::Subscribe(Subscribe { bytes, ..subscribe })
+    } else if let Message::Credit(credit) = message {
+        Message::Credit(Credit { bytes: credit.bytes.min(WINDOW), ..credit })
+    } else {
+        message
+    }
 }
 
 /// Whose slot a service has: the registry's own are where the registry is.

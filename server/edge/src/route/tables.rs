@@ -15,7 +15,7 @@ use spile_protocol::{
     time::Instant,
 };
 
-use super::{Counted, merge::Merge};
+use super::{Counted, merge::Merge, park_frame, unpark};
 use crate::buffers::Turn;
 use crate::upstream::Away;
 
@@ -41,8 +41,9 @@ struct Bound {
 /// Where a subscription lives.
 #[derive(Debug)]
 pub(super) enum Sub {
-    /// At one worker.
-    One(usize),
+    /// At one worker. What the client may not hear yet waits, in order: so many deliveries, unsettled, are too many for
+    /// one subscription, whatever its window.
+    One(usize, VecDeque<Box<[u8]>>),
     /// At every worker, merged.
     Every(Box<Merge>),
 }
@@ -142,7 +143,7 @@ impl Tables {
     pub(super) fn forget_subscription(&mut self, id: SubscriptionId) -> Vec<usize> {
         let at = self.subscriptions.iter().position(|(known, _)| *known == id);
         match at.map(|at| self.subscriptions.swap_remove(at).1) {
-            Some(Sub::One(place)) => vec![place],
+            Some(Sub::One(place, _)) => vec![place],
             Some(Sub::Every(merge)) => (0..merge.count()).collect(),
             None => Vec::new(),
         }
@@ -162,7 +163,7 @@ impl Tables {
         };
         self.subscriptions.retain(|(id, sub)| {
             let lost = match sub {
-                Sub::One(at) => there(*at),
+                Sub::One(at, _) => there(*at),
                 Sub::Every(_) => true,
             };
             if lost {
@@ -200,44 +201,57 @@ impl Tables {
         now: Instant,
         out: &mut Turn<'_>,
     ) -> Result<Heard, Full> {
-        if let Some(id) = subscription_of(message)
-            && let Some(Sub::Every(merge)) = self.subscription(id)
-        {
-            let heard = merge.hear(place, message, payload_crc, machine, now, out)?;
-            if merge.is_over() {
-                self.forget_subscription(id);
+        let id = subscription_of(message);
+        match id.and_then(|id| self.subscription(id)) {
+            Some(Sub::Every(merge)) => {
+                let heard = merge.hear(place, message, payload_crc, machine, now, out)?;
+                if let (Some(id), true) = (id, merge.is_over()) {
+                    self.forget_subscription(id);
+                }
+                return Ok(heard);
             }
-            return Ok(heard);
+            Some(Sub::One(_, held)) if !held.is_empty() => {
+                held.extend(park_frame(message, payload_crc));
+                return Ok(Heard::default());
+            }
+            Some(Sub::One(..)) | None => {}
         }
         let told = machine.handle_downstream(now, message, payload_crc, out)?;
-        self.note(message);
-        Ok(match told {
-            Told::Delivered(_) => Heard { delivered: events_of(message), over: None },
-            Told::TooLong => Heard { delivered: 0, over: subscription_of(message) },
-            // A worker that goes over the credit it was given: what it delivered is gone, and so the subscription ends.
-            Told::NoCredit => {
-                if let Some(id) = subscription_of(message) {
-                    self.refuse(Scope::Subscription(id), Code::INTERNAL, Some(0));
-                }
-                Heard { delivered: 0, over: subscription_of(message) }
+        if told == Told::NoCredit {
+            match id.and_then(|id| self.subscription(id)) {
+                Some(Sub::One(_, held)) => held.extend(park_frame(message, payload_crc)),
+                // A CALL above what the client may have open: whoever asked hears nothing and asks again in time.
+                Some(Sub::Every(_)) | None => {}
             }
-            Told::Said | Told::Dropped => Heard::default(),
-        })
+            return Ok(Heard::default());
+        }
+        self.note(message);
+        Ok(heard_of(told, message))
     }
 
-    /// Says what merged subscriptions hold back, as far as the client's credit goes.
+    /// Says what is held back, as far as the client's credit goes: the subscriptions it can't take any further.
     pub(super) fn say_held(
         &mut self,
         machine: &mut Session,
         now: Instant,
         out: &mut Turn<'_>,
         counted: &mut Counted,
-    ) {
-        for (_, sub) in &mut self.subscriptions {
-            if let Sub::Every(merge) = sub {
-                counted.delivered += merge.say_held(machine, now, out);
+    ) -> Vec<SubscriptionId> {
+        let mut over = Vec::new();
+        for (id, sub) in &mut self.subscriptions {
+            let is_over = match sub {
+                Sub::Every(merge) => {
+                    counted.delivered += merge.say_held(machine, now, out);
+                    merge.is_over()
+                }
+                Sub::One(_, held) if held.is_empty() => false,
+                Sub::One(_, held) => say_in_order(held, machine, now, out, counted),
+            };
+            if is_over {
+                over.push(*id);
             }
         }
+        over
     }
 
     /// Forgets what a message that went out has ended.
@@ -282,6 +296,39 @@ impl Bound {
             return None;
         };
         Some(bind)
+    }
+}
+
+/// Says what waits for credit, from the first on; true when that was the end of it.
+fn say_in_order(
+    held: &mut VecDeque<Box<[u8]>>,
+    machine: &mut Session,
+    now: Instant,
+    out: &mut Turn<'_>,
+    counted: &mut Counted,
+) -> bool {
+    let mut over = false;
+    while let Some((message, payload_crc)) = held.front().and_then(|frame| unpark(frame)) {
+        match machine.handle_downstream(now, &message, payload_crc, out) {
+            Ok(Told::NoCredit) | Err(Full) => return over,
+            Ok(told) => {
+                let heard = heard_of(told, &message);
+                counted.delivered += heard.delivered;
+                over |=
+                    heard.over.is_some() || matches!(message, Message::End(_) | Message::Fault(_));
+            }
+        }
+        held.pop_front();
+    }
+    *held = VecDeque::new();
+    over
+}
+
+fn heard_of(told: Told, message: &Message<'_>) -> Heard {
+    match told {
+        Told::Delivered(_) => Heard { delivered: events_of(message), over: None },
+        Told::TooLong => Heard { delivered: 0, over: subscription_of(message) },
+        Told::Said | Told::Dropped | Told::NoCredit => Heard::default(),
     }
 }
 

@@ -288,16 +288,18 @@ fn replay(folder: &Path) {
     }
 }
 
-/// Writes a log until it is killed.
+/// Writes a log until it is killed: records of 1,000 bytes in 1,000 streams.
 fn fill(path: &Path) {
-    let (payload, crc) = body(4096);
+    let (payload, crc) = body(1000);
     let log = open(path, Options::default());
     let mut durable = log.durable();
     let runtime = runtime();
     let (mut told, mut last) = (0, Position::FIRST);
     loop {
-        let mut call = (0..512).map(|_| record(&payload, crc)).collect();
-        let end = log.append(1, &mut call).unwrap().end;
+        let next = log.next().get();
+        let streams =
+            (next..).map(|n| Append { stream: 1 + n % 1000, version: n, ..record(&payload, crc) });
+        let end = log.append(1, &mut streams.take(1024).collect()).unwrap().end;
         wait(&runtime, &mut durable, last);
         last = end;
         let written = log.health().bytes >> 30;

@@ -115,6 +115,8 @@ pub(super) struct State {
     /// The longest payload and frame the server takes.
     payload_max: usize,
     frame_max: usize,
+    clock: Clock,
+    /// When somebody for whom it matters looked last: looking for each event would cost as much as the event.
     now: Instant,
     /// When something came last.
     heard: Instant,
@@ -131,7 +133,6 @@ pub(super) struct State {
 #[derive(Debug)]
 pub(super) struct Shared {
     state: Mutex<State>,
-    clock: Clock,
 }
 
 impl Shared {
@@ -151,13 +152,12 @@ impl Shared {
         config.receipts = prepared.receipts;
         config.greeting = prepared.connect_timeout;
         let state = State::new(Device::new(config, Growable::new(FLIGHTS, WINDOW)));
-        Ok(Self { state: Mutex::new(state), clock: Clock::start() })
+        Ok(Self { state: Mutex::new(state) })
     }
 
     /// Does something with the state, and wakes who is to hear of it.
     pub(super) fn with<R>(&self, act: impl FnOnce(&mut State) -> R) -> R {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        state.now = self.clock.now();
         let result = act(&mut state);
         let driver = if std::mem::take(&mut state.dirty) { state.driver.take() } else { None };
         let wake = std::mem::take(&mut state.wake);
@@ -197,6 +197,7 @@ impl Shared {
     /// It is not wanted any longer: what is in flight has a little time, then it is over.
     pub(super) fn close(&self) {
         self.with(|state| {
+            state.tick();
             if state.leaving == Leaving::No {
                 state.leaving = Leaving::Asked { since: state.now, told: false };
             }
@@ -211,6 +212,7 @@ impl Shared {
     pub(super) fn connected(&self, channel: Channel, seen: Seen) -> Result<(), Error> {
         let nonce = random()?;
         self.with(|state| {
+            state.tick();
             state.seen = seen;
             (state.last_word, state.going) = (None, false);
             state.said.clear();
@@ -228,6 +230,7 @@ impl Shared {
     /// Puts what is to be sent behind what is in `out`, up to `most`; says why where the connection is to end.
     pub(super) fn gather(&self, cx: &Context<'_>, out: &mut Vec<u8>, most: usize) -> Option<Error> {
         self.with(|state| {
+            state.tick();
             let over = state.say(out, most);
             register(&mut state.driver, cx);
             state.dirty = false;
@@ -237,18 +240,24 @@ impl Shared {
 
     /// Takes whole frames off the front of `bytes`: how many bytes.
     pub(super) fn take(&self, bytes: &[u8]) -> usize {
-        self.with(|state| state.take(bytes))
+        self.with(|state| {
+            state.tick();
+            state.take(bytes)
+        })
     }
 
     /// When to look again though nothing happens, and whether the server let us in.
     pub(super) fn deadline(&self) -> (Option<tokio::time::Instant>, bool) {
-        let (deadline, open) = self.with(|state| (state.deadline(), state.phase == Phase::Open));
-        (deadline.map(|deadline| self.clock.at(deadline)), open)
+        self.with(|state| {
+            let deadline = state.deadline().map(|deadline| state.clock.at(deadline));
+            (deadline, state.phase == Phase::Open)
+        })
     }
 
     /// The deadline came: has nothing come for a while?
     pub(super) fn timed_out(&self) -> bool {
         self.with(|state| {
+            state.tick();
             state.device.handle_timeout(state.now);
             state.now >= state.heard.after(QUIET)
         })
@@ -311,6 +320,7 @@ impl State {
             credit: (0, 0),
             payload_max: 0,
             frame_max: 0,
+            clock: Clock::start(),
             now: Instant(0),
             heard: Instant(0),
             gave_back: Instant(0),
@@ -320,6 +330,11 @@ impl State {
             wake: Vec::new(),
             opening: Vec::new(),
         }
+    }
+
+    /// Looks at the clock.
+    fn tick(&mut self) {
+        self.now = self.clock.now();
     }
 
     /// Fails where the client is over.

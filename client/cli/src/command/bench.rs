@@ -162,7 +162,7 @@ impl Done {
     }
 }
 
-/// Waits for all connections, showing how far they are; Ctrl-C ends the measurement early, with what there is.
+/// Waits for all connections, showing how far they are. Ctrl-C ends it without a report: half a measurement is none.
 async fn gather(
     what: &'static str,
     mut tasks: JoinSet<Result<Measured, Failure>>,

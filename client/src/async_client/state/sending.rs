@@ -243,6 +243,8 @@ impl State {
         if !self.flushed(Some(way.lane))? {
             return Ok(false);
         }
+        // From here on its age grows.
+        self.tick();
         let mut room = [0; limits::HEADERS_BYTES];
         let headers =
             event.more.headers.iter().map(|(name, value)| (name.as_str(), value.as_ref()));

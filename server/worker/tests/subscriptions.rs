@@ -269,3 +269,20 @@ async fn catching_up_and_following_leaves_no_gap_and_doubles_nothing() {
         done.unwrap();
     }
 }
+
+#[tokio::test]
+async fn a_stream_and_a_filter_are_followed_event_by_event() {
+    let folder = tempfile::tempdir().unwrap();
+    let worker = open(folder.path());
+    let mut stream = Client::new(&worker, "stream", 1);
+    stream.subscribe(1, Source::Stream { key: "a", from: Version(1) }, 2, true);
+    let mut all = Client::new(&worker, "all", 1);
+    all.subscribe(1, filter("#"), 2, true);
+    let mut client = Client::new(&worker, "a", 1);
+    client.ready_to_publish(1);
+    for number in 1..=20 {
+        client.event(0, number, b"x");
+        assert_eq!(stream.events(1).await[0].version, number);
+        assert_eq!(all.events(1).await[0].position, number);
+    }
+}

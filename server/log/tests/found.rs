@@ -6,7 +6,10 @@ mod log_disk;
 
 #[test]
 fn recovery_of_damaged_files() {
-    let found: [&[u8]; 1] = [&[6, 255, 4, 44, 1, 7, 191, 61, 191, 7, 191, 61, 191, 253]];
+    let found: [&[u8]; 2] = [
+        &[6, 255, 49, 14, 44, 58, 255, 253, 253, 66, 0, 0, 0, 181],
+        &[6, 255, 4, 44, 1, 7, 191, 61, 191, 7, 191, 61, 191, 253],
+    ];
     for data in found {
         let disk = log_disk::filled();
         log_disk::damage(&disk, data);

@@ -93,13 +93,16 @@ impl Recovery<'_> {
         let prev_id = if empty { header.prev_id } else { header.id };
         let next = self.next_header(header.id, proven, kept.last_time, AFTER_UNSEALED, hash)?;
         let next = Header { prev_id, ..next };
+        // Where a hole ends at what is proven, the batch behind it has a mark.
+        let mark = all.marks.iter().find(|mark| mark.position == proven);
+        let tail_at = mark.map_or(kept.data_end, |mark| u64::from(mark.offset));
         let mut source = Source {
             window: Window::new(&*file.0, name.clone())?,
             name: name.clone(),
             salt: header.salt,
             seed: crc(&[&header.salt]),
-            from: kept.data_end,
-            to: if all.end > proven { all.data_end } else { kept.data_end },
+            from: tail_at,
+            to: if all.end > proven { all.data_end } else { tail_at },
         };
         let (build, copied) = self.make(next, |build| copy(&mut source, build, |_, _| true))?;
         if empty {

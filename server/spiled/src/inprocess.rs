@@ -1,10 +1,12 @@
-//! Edge and worker in one process: the session's own task calls the worker, no channel, no other task.
+//! Edge and worker in one process: the session's own task calls the worker, no channel, no other task. And the registry,
+//! which the edge follows as it would over a link.
 
 use std::cell::RefCell;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use bytes::{Bytes, BytesMut};
+use spile_edge::registry::{Copy, Entry, Part};
 use spile_edge::upstream::{Away, Input, Port, Ready, Upstream};
 use spile_protocol::{
     code::Code,
@@ -12,7 +14,10 @@ use spile_protocol::{
     message::{Attach, Detach, Message},
     time::Millis,
 };
+use spile_worker::registry::Device;
 use spile_worker::{Polled, Session, Worker};
+
+use crate::start::Room;
 
 /// Payloads wait for the log in blocks of about this many bytes, shared by all sessions of a thread, so that an event
 /// costs no allocation and an idle session holds none.
@@ -89,6 +94,42 @@ impl Port for Desk {
         }
         self.session.poll_ready(cx).map(|()| Ready::Some)
     }
+}
+
+/// The edge's copy of the registry of the worker beside it: never old, and told of each change when it is durable.
+#[must_use]
+pub fn registry(room: &Room, worker: &Arc<Worker>) -> Arc<Copy> {
+    let copy = Arc::new(Copy::new(u64::MAX));
+    let Some(mut follower) = worker.follow_registry(&room.config.name) else { return copy };
+    let learn = {
+        let copy = Arc::clone(&copy);
+        move |part: spile_worker::registry::Copy| {
+            let spile_worker::registry::Copy { upto, whole, devices } = part;
+            // The time is no matter: a copy that never gets old is fresh once it is there.
+            copy.learn(
+                Millis(0),
+                Part { upto, whole, more: false },
+                devices.into_iter().map(entry),
+            );
+            upto
+        }
+    };
+    // Whole before the first session comes.
+    if let Some(whole) = follower.poll() {
+        follower.confirm(learn(whole));
+    }
+    let shutdown = room.told.shutdown.clone();
+    room.tasks.spawn(async move {
+        while let Some(part) = shutdown.run_until_cancelled(follower.next()).await {
+            follower.confirm(learn(part));
+        }
+    });
+    copy
+}
+
+fn entry(device: Device) -> (Box<str>, Box<str>, Entry) {
+    let Device { tenant, principal, role, key_hash, revoked, expires_ms } = device;
+    (tenant.into(), principal.into(), Entry { role, key_hash, revoked, expires_ms })
 }
 
 /// A payload that outlives the read it came in.

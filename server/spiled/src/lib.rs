@@ -12,6 +12,7 @@ pub mod door;
 pub mod durable;
 pub mod health;
 pub mod inprocess;
+pub mod links;
 pub mod logs;
 pub mod metrics;
 pub mod names;

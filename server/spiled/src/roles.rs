@@ -7,19 +7,18 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use spile_edge::registry::Copy;
 use spile_edge::upstream::Workers;
-use spile_protocol::message::{self, List};
-use spile_protocol::time::Millis;
-use tokio::net::TcpListener;
 use tokio::task::spawn_blocking;
 use tokio_util::sync::CancellationToken;
 
 use crate::certs::deployment;
 use crate::clock::unix_seconds;
-use crate::config::{Config, DeviceListen, Durability, Role, TlsFiles};
+use crate::config::{
+    Config, DeviceListen, Durability, EdgeLink, Role, SlotSet, TlsFiles, WorkerLink,
+};
 use crate::health::Colour;
-use crate::inprocess::InProcess;
+use crate::inprocess::{self, InProcess};
+use crate::links;
 use crate::serve;
 use crate::start::{Room, bind};
 use crate::store::Store;
@@ -107,11 +106,11 @@ pub async fn start(room: &Room, prepared: Prepared) -> anyhow::Result<Started> {
         (Role::All { tenants, listen, durability }, Prepared::All { devices, dev }) => {
             all(room, *listen, tenants, *durability, devices, dev).await
         }
-        (Role::Edge { listen, .. }, Prepared::Edge { devices, links }) => {
-            edge(room, *listen, devices, links).await
+        (Role::Edge { listen, tenants, workers, .. }, Prepared::Edge { devices, links }) => {
+            edge(room, *listen, tenants, workers, devices, links).await
         }
-        (Role::Worker { listen, .. }, Prepared::Worker { links }) => {
-            worker(room, *listen, links).await
+        (Role::Worker { listen, slots, durability, edges, .. }, Prepared::Worker { links }) => {
+            worker(room, *listen, (slots, *durability), edges, links).await
         }
         (Role::All { .. } | Role::Edge { .. } | Role::Worker { .. }, _) => {
             anyhow::bail!("start: what was prepared is for another role; report this")
@@ -132,7 +131,7 @@ async fn all(
     spawn_blocking(move || deployment::write_contexts(&folder, address, &tenant)).await??;
     let store = Store::open(room, ALL_SLOTS, durability).await?;
     let workers = Workers::one(Arc::new(InProcess(Arc::clone(&store.worker))));
-    let registry = Arc::new(registry());
+    let registry = inprocess::registry(room, &store.worker);
     let edge = serve::edge(room, tenants, registry, workers)?;
     if let Some(devices) = devices.clone() {
         keep_fresh(room, "edge", move || devices.reload().map(|()| devices.certificate_ends()));
@@ -146,34 +145,41 @@ async fn all(
 async fn edge(
     room: &Room,
     listen: DeviceListen,
+    tenants: &[String],
+    workers: &[WorkerLink],
     devices: Option<Arc<Acceptor>>,
-    links: Arc<LinkConnector>,
+    connector: Arc<LinkConnector>,
 ) -> anyhow::Result<Started> {
     let (listener, address) = bind("edge", listen.address, "--listen").await?;
-    if let Some(devices) = devices {
+    let links = links::Links::new(workers)?;
+    let edge = serve::edge(room, tenants, links.registry(), links.workers())?;
+    if let Some(devices) = devices.clone() {
         keep_fresh(room, "edge", move || devices.reload().map(|()| devices.certificate_ends()));
     }
-    keep_fresh(room, "links", move || links.reload().map(|()| links.certificate_ends()));
-    hold(room, listener);
+    let fresh = Arc::clone(&connector);
+    keep_fresh(room, "links", move || fresh.reload().map(|()| fresh.certificate_ends()));
+    let served = CancellationToken::new();
+    links.start(room, &edge, &connector, &served)?;
+    serve::listen(room, edge, listener, devices, served);
     Ok(Started { listening: vec![("edge", address)], hints: Vec::new() })
 }
 
-async fn worker(room: &Room, listen: SocketAddr, links: Arc<Acceptor>) -> anyhow::Result<Started> {
+async fn worker(
+    room: &Room,
+    listen: SocketAddr,
+    (slots, durability): (&SlotSet, Durability),
+    edges: &[EdgeLink],
+    acceptor: Arc<Acceptor>,
+) -> anyhow::Result<Started> {
     let (listener, address) = bind("worker", listen, "--listen").await?;
-    keep_fresh(room, "links", move || links.reload().map(|()| links.certificate_ends()));
-    hold(room, listener);
+    let store = Store::open(room, links::bits(slots), durability).await?;
+    let fresh = Arc::clone(&acceptor);
+    keep_fresh(room, "links", move || fresh.reload().map(|()| fresh.certificate_ends()));
+    let served = CancellationToken::new();
+    let worker = Arc::clone(&store.worker);
+    links::listen(room, worker, edges, listener, acceptor, served.clone());
+    store.close_behind(room, served);
     Ok(Started { listening: vec![("worker", address)], hints: Vec::new() })
-}
-
-/// Holds a listener whose sessions are not part of this build: whoever comes is closed at once, and health says so.
-fn hold(room: &Room, listener: TcpListener) {
-    room.health.set("sessions", Colour::Yellow, "not part of this build; connections are closed");
-    let shutdown = room.told.shutdown.clone();
-    room.tasks.spawn(async move {
-        while let Some(accepted) = shutdown.run_until_cancelled(listener.accept()).await {
-            drop(accepted);
-        }
-    });
 }
 
 /// Reloads certificates when told to, and keeps health's fact about them true.
@@ -208,20 +214,6 @@ fn judge(ends: u64, now: u64) -> (Colour, String) {
         return (Colour::Yellow, format!("ends in {days} days; renew it and send SIGHUP"));
     }
     (Colour::Green, format!("ends in {days} days"))
-}
-
-/// Nobody is registered: certificates alone let in.
-fn registry() -> Copy {
-    let registry = Copy::new(u64::MAX);
-    let nobody = message::Registry {
-        upto: 0,
-        whole: true,
-        entries: List::default(),
-        more: false,
-        groups: List::default(),
-    };
-    registry.apply(Millis(0), &nobody);
-    registry
 }
 
 fn first(tenants: &[String]) -> &str {

@@ -96,6 +96,8 @@ struct Lane {
     /// Numbers through this one were in flight when the run was lost.
     doubtful: u64,
     flight: VecDeque<Flight>,
+    /// How many numbers the flights have together.
+    waiting: u64,
     refused: VecDeque<RefusedRun>,
 }
 
@@ -139,6 +141,7 @@ impl Outbox {
     pub(super) fn sent(&mut self, lane: usize, who: Who, count: u64) {
         self.in_flight += count;
         let Some(lane) = self.lane(lane) else { return };
+        lane.waiting += count;
         match lane.flight.back_mut() {
             Some(last) if last.who == who => last.count += count,
             Some(_) | None => {
@@ -229,6 +232,7 @@ impl Outbox {
     ) {
         let Some(lane) = self.lanes.get_mut(lane) else { return };
         lane.ended += count;
+        lane.waiting -= count.min(lane.waiting);
         self.in_flight -= count.min(self.in_flight);
         let whole = lane.flight.front_mut().is_some_and(|flight| {
             flight.count -= count.min(flight.count);
@@ -304,7 +308,7 @@ impl Outbox {
         wake: &mut Vec<Waker>,
     ) {
         let Some(lane) = self.lanes.get_mut(lane) else { return };
-        let given: u64 = lane.flight.iter().map(|flight| flight.count).sum();
+        let given = std::mem::take(&mut lane.waiting);
         lane.ended += given.saturating_sub(unused);
         for flight in std::mem::take(&mut lane.flight) {
             self.in_flight -= flight.count.min(self.in_flight);
@@ -396,6 +400,11 @@ impl Outbox {
         self.in_flight
     }
 
+    /// How many of a lane's have not.
+    pub(super) fn in_flight_of(&self, lane: usize) -> u64 {
+        self.lanes.get(lane).map_or(0, |lane| lane.waiting)
+    }
+
     /// The last number of a lane that has ended.
     pub(super) fn ended(&self, lane: usize) -> u64 {
         self.lanes.get(lane).map_or(0, |lane| lane.ended)
@@ -410,7 +419,7 @@ impl Outbox {
     pub(super) fn renumber(&mut self) {
         for lane in &mut self.lanes {
             lane.ended = 0;
-            lane.doubtful = lane.flight.iter().map(|flight| flight.count).sum();
+            lane.doubtful = lane.waiting;
             lane.refused.clear();
         }
     }

@@ -368,3 +368,29 @@ async fn a_consumer_of_single_events_never_stands_still_at_the_cap_of_deliveries
     tokio::join!(writer, reader);
     assert_eq!(server.world.connections.load(Ordering::Relaxed), 1, "nobody was cut on the way");
 }
+
+#[tokio::test]
+async fn a_key_whose_worker_is_away_waits_and_other_keys_flow_on() {
+    let server = Server::start().await;
+    let client = connected(&server).await;
+    server.world.away.store(true, Ordering::Relaxed);
+    // More than all lanes together may have waiting: what waits of one key is bounded by itself.
+    let event = |n: u32| Event::new("t/a", vec![0; 16 * 1024]).key("away").schema(n % 2);
+    let mut all = client.publish_all((0..1_000).map(event));
+    let waiting = async {
+        let mut told = 0;
+        while let Some(receipt) = all.next().await {
+            receipt.unwrap();
+            told += 1;
+        }
+        told
+    };
+    let others = async {
+        for _ in 0..50 {
+            patient(client.publish(Event::new("t/b", "x").key("here"))).await.unwrap();
+        }
+        server.world.away.store(false, Ordering::Relaxed);
+    };
+    let (told, ()) = patient(async { tokio::join!(waiting, others) }).await;
+    assert_eq!((told, server.world.log().len()), (1_000, 1_050));
+}

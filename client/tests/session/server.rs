@@ -201,6 +201,9 @@ impl Connection {
             Message::Lane(asked) => {
                 let key = asked.key.unwrap_or(DEVICE).to_owned();
                 self.lanes.insert(lane, key.clone());
+                if key == "away" && self.world.away.load(Ordering::Relaxed) {
+                    return self.close_for_a_while(lane, first);
+                }
                 if key == "forbidden" {
                     let scope = Scope::Lane { lane, expected: first };
                     return self.say(&Message::Fault(Fault {
@@ -241,6 +244,16 @@ impl Connection {
             }
             other => panic!("not of these tests: {other:?}"),
         }
+    }
+
+    fn close_for_a_while(&mut self, lane: LaneId, expected: Number) {
+        self.say(&Message::Fault(Fault {
+            code: Code::UNAVAILABLE,
+            scope: Scope::Lane { lane, expected },
+            retry: true,
+            retry_after_ms: 20,
+            detail: "its worker is away",
+        }));
     }
 
     fn run(&self) -> Run {
@@ -386,6 +399,9 @@ impl Connection {
 
     /// Delivers what there is credit for.
     fn follow(&mut self) {
+        if self.following.is_empty() {
+            return;
+        }
         let log = self.world.log();
         for mut following in std::mem::take(&mut self.following) {
             let mut over = false;

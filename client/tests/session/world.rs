@@ -34,6 +34,8 @@ pub struct World {
     pub cut: Notify,
     /// Takes events, and does not say so.
     pub silent: AtomicBool,
+    /// Closes lanes of the key `away` for a while.
+    pub away: AtomicBool,
     pub connections: AtomicU64,
     /// Where a subscription from the end began.
     pub subscribed_at: AtomicUsize,

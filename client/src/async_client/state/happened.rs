@@ -35,6 +35,8 @@ impl State {
             Event::LaneClosed { lane: id, code, expected: _, retry_after_ms } => {
                 if retry_after_ms.is_none() {
                     self.lane_refused(lane(id), Refusal::of(code));
+                } else {
+                    self.ways.closed(lane(id));
                 }
             }
             Event::UnknownRun(_) => self.lost = true,
@@ -79,7 +81,8 @@ impl State {
     /// The answer acknowledges what was stored before: on the connection that is gone. spec §5.1.3
     fn lane_open(&mut self, answer: &LaneAnswer<'_>) {
         let at = lane(answer.lane);
-        self.ways.reopened(at);
+        self.ways.reopened(at, answer.last.is_some());
+        self.outbox.room(&mut self.wake);
         self.outbox.opened(at, answer.worker);
         for run in answer.refused.iter() {
             self.refused(at, run.number, run.count, run.code, Version(0));

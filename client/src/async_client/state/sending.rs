@@ -24,6 +24,17 @@ const LANES: usize = limits::LANES as usize / 4;
 /// Keys of one run whose numbers are kept without a lane. At the cap: TOO_MANY; a new client has a new run.
 const RETIRED: usize = 65_536;
 
+/// What a lane may have waiting. At the cap publishing to its key waits; other keys flow on.
+struct Share {
+    events: u64,
+    bytes: u64,
+}
+
+/// Half of what the machine keeps of all lanes.
+const OPEN: Share = Share { events: 32_768, bytes: 4 << 20 };
+/// While the server has not answered for the lane, or its worker is away: an eighth.
+const AWAY: Share = Share { events: 1_024, bytes: 1 << 20 };
+
 /// The lane and route of an event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in super::super) struct Way {
@@ -41,6 +52,8 @@ pub(super) struct Ways {
     retired: HashMap<Arc<str>, u64>,
     /// Lanes the server does not open, and why.
     refused: HashMap<usize, Refusal>,
+    /// Lanes that were answered, and whose workers are there.
+    open: HashSet<usize>,
     /// Lanes that a producer holds: they keep their key.
     held: HashSet<usize>,
     /// Where the search for an idle lane goes on.
@@ -57,10 +70,19 @@ impl Ways {
         self.refused.insert(lane, why);
     }
 
-    pub(super) fn reopened(&mut self, lane: usize) {
-        if !self.refused.is_empty() {
-            self.refused.remove(&lane);
+    /// The lane is answered; `here`: so is its worker.
+    pub(super) fn reopened(&mut self, lane: usize, here: bool) {
+        self.refused.remove(&lane);
+        if here {
+            self.open.insert(lane);
+        } else {
+            self.open.remove(&lane);
         }
+    }
+
+    /// The lane is closed for a while.
+    pub(super) fn closed(&mut self, lane: usize) {
+        self.open.remove(&lane);
     }
 }
 
@@ -226,7 +248,19 @@ impl State {
         Err(Refusal::of(Code::TOO_LARGE).detail(&told).into())
     }
 
+    /// May the lane have more waiting? One key must not fill what all share, least of all while its worker is away.
+    fn has_share(&self, lane: usize, length: usize) -> bool {
+        let share = if self.ways.open.contains(&lane) { OPEN } else { AWAY };
+        // What waits is taken to be as long as what comes: events of a key mostly are.
+        let waiting = self.outbox.in_flight_of(lane);
+        let length = u64::try_from(length).unwrap_or(u64::MAX);
+        waiting < share.events && waiting.saturating_mul(length) < share.bytes
+    }
+
     fn take_plain(&mut self, way: Way, payload: &[u8]) -> Result<bool, Error> {
+        if !self.has_share(way.lane, payload.len()) {
+            return Ok(false);
+        }
         if !self.gathered.takes(way, payload.len(), self.frame_max) {
             // Another route of the lane, or a full batch: it goes first.
             let waiting =
@@ -240,7 +274,7 @@ impl State {
     }
 
     fn take_spelled(&mut self, way: Way, event: &Event) -> Result<bool, Error> {
-        if !self.flushed(Some(way.lane))? {
+        if !self.has_share(way.lane, event.payload.len()) || !self.flushed(Some(way.lane))? {
             return Ok(false);
         }
         // From here on its age grows.

@@ -54,18 +54,19 @@ fn drip(sockets: &mut [TcpStream], from: Instant) -> Duration {
 
 /// `count` that are silent and some that drip; `cap` of them may be there at once.
 fn crowd(arena: &Arena, count: usize, cap: usize) {
+    let first = clock();
     let mut silent: Vec<_> = (0..count - DRIPPING).map(|_| arena.socket()).collect();
     let from = clock();
     let mut dripping: Vec<_> = (0..DRIPPING).map(|_| arena.socket()).collect();
+    let metric = |name: &str| usize::try_from(arena.server.metric(name)).unwrap();
+    // All of them, and the publisher.
+    while metric("spile_edge_connections_total") < count + 1 {}
+    assert!(metric("spile_edge_half_open") <= cap);
+    assert!(first.elapsed() < hello_deadline(), "too slow a machine to tell cap from deadline");
     let (too_many, rest_of_them) = silent.split_at_mut(count - cap);
     for socket in too_many {
         assert_eq!(rest(socket, AT_ONCE), Some(Vec::new()), "one above the cap is cut at once");
     }
-    assert!(arena.server.metric("spile_edge_half_open") <= u64::try_from(cap).unwrap());
-    assert!(
-        from.elapsed() < hello_deadline(),
-        "too slow a machine to tell the cap from the deadline"
-    );
     // Some of those below were pushed out by the sessions of who looks whether the server is well.
     arena.is_unharmed("a crowd that says nothing");
     let last = rest_of_them.last().unwrap();

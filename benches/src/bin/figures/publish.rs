@@ -15,6 +15,8 @@ const EVENT: usize = 256;
 const WARM: Duration = Duration::from_millis(500);
 /// Bare syncs a round.
 const SYNCS: usize = 200;
+/// Turns of one at a time and the bare disk.
+const TURNS: usize = 10 * ROUNDS;
 
 pub(crate) fn measure(folder: &Path, size: Size, table: &mut Table) -> Result<()> {
     let server = Server::start(folder)?;
@@ -41,10 +43,10 @@ async fn lone(server: &Server, disk: &mut Disk, size: Size, table: &mut Table) -
     let (mut own, mut append, mut overwrite) = (Vec::new(), Vec::new(), Vec::new());
     let mut syncs = Vec::new();
     // In turns and short, so that a busy moment of the machine hits both sides.
-    for _ in 0..ROUNDS * 3 {
-        append.push(disk.growing.append_us(4096, SYNCS / 3)?);
-        overwrite.push(disk.filled.overwrite_us(4096, SYNCS / 3)?);
-        let mut seen = load.run(server, size.window() / 3).await?;
+    for _ in 0..TURNS {
+        append.push(disk.growing.append_us(4096, SYNCS / 5)?);
+        overwrite.push(disk.filled.overwrite_us(4096, SYNCS / 5)?);
+        let mut seen = load.run(server, size.window() / 10).await?;
         own.push(seen.quantile_us(0.5));
         syncs.push(seen.syncs_each());
     }

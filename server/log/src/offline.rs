@@ -214,9 +214,10 @@ impl Walk<'_> {
             true,
             format!("{name}, {} bytes", one.file_bytes),
         );
+        let follows = next.is_some();
         let next = next.and_then(|next| next.header.as_ref());
         let limit = one.trailer.as_ref().map(|trailer| trailer.end).or(next.map(|next| next.base));
-        let found = self.scan(one, header, limit, durable)?;
+        let found = self.scan(one, header, limit, durable, follows)?;
         self.footer(one, header, next, last_but_one, &found)?;
         self.found(one, header, &found, limit.is_none());
         Ok(())
@@ -228,10 +229,16 @@ impl Walk<'_> {
         header: &Header,
         limit: Option<u64>,
         durable: u64,
+        follows: bool,
     ) -> Result<Scan, OpenError> {
         let jumps = header.flags & REWRITTEN != 0;
-        let bounds =
-            Bounds { limit, proven: limit.unwrap_or(durable), jumps, slips: Slips::default() };
+        let bounds = Bounds {
+            limit,
+            proven: limit.unwrap_or(durable),
+            jumps,
+            followed: follows && limit.is_none(),
+            slips: Slips::default(),
+        };
         let each = &mut *self.each;
         let mut visit = |record: &RecordHeader, offset: u64, whole: bool| {
             let detail = format!(
@@ -371,8 +378,13 @@ fn mend_footer(
             return Ok(false);
         }
     }
-    let bounds =
-        Bounds { limit: Some(next.base), proven: next.base, jumps, slips: Slips::default() };
+    let bounds = Bounds {
+        limit: Some(next.base),
+        proven: next.base,
+        jumps,
+        followed: false,
+        slips: Slips::default(),
+    };
     let found = scan(&one.file, header, bounds)?;
     let hash = *found.hash.finalize().as_bytes();
     // A rewritten segment's records do not show whether they are all there: the trailer does.
@@ -403,8 +415,13 @@ pub(crate) fn check_records(
         prev_hash: [0; 32],
     };
     let jumps = segment.flags & REWRITTEN != 0;
-    let bounds =
-        Bounds { limit: Some(segment.end), proven: segment.end, jumps, slips: Slips::default() };
+    let bounds = Bounds {
+        limit: Some(segment.end),
+        proven: segment.end,
+        jumps,
+        followed: false,
+        slips: Slips::default(),
+    };
     let found = scan(&view.file, &header, bounds)?;
     let mut bad: Vec<Range<Position>> =
         found.holes.iter().map(|(a, b)| (*a).into()..(*b).into()).collect();

@@ -272,8 +272,13 @@ impl Recovery<'_> {
         last: &mut Last,
         index: &mut Index,
     ) -> Result<(), OpenError> {
-        let bounds =
-            Bounds { limit, proven: 0, jumps: header.flags & REWRITTEN != 0, slips: self.slips };
+        let bounds = Bounds {
+            limit,
+            proven: 0,
+            jumps: header.flags & REWRITTEN != 0,
+            followed: limit.is_none(),
+            slips: self.slips,
+        };
         let scan = scan(&one.file, header, bounds)?;
         let name = file_name(one.id);
         for (from, to) in &scan.holes {
@@ -389,7 +394,13 @@ impl Recovery<'_> {
         index: &mut Index,
         found: &mut Found,
     ) -> Result<(), OpenError> {
-        let bounds = Bounds { limit: None, proven: durable, jumps: false, slips: self.slips };
+        let bounds = Bounds {
+            limit: None,
+            proven: durable,
+            jumps: false,
+            followed: false,
+            slips: self.slips,
+        };
         let scan = scan(&file, &header, bounds)?;
         found.recovered.watermark = scan.proven.into();
         for (from, to) in &scan.holes {
@@ -411,8 +422,13 @@ impl Recovery<'_> {
         index: &mut Index,
         found: &mut Found,
     ) -> Result<(), OpenError> {
-        let bounds =
-            Bounds { limit: Some(all.proven), proven: all.proven, jumps: false, slips: self.slips };
+        let bounds = Bounds {
+            limit: Some(all.proven),
+            proven: all.proven,
+            jumps: false,
+            followed: false,
+            slips: self.slips,
+        };
         let scan = scan(&file, header, bounds)?;
         let file_bytes = scan.data_end;
         let one = OnDisk { id: header.id, file, header: None, trailer: None, file_bytes };

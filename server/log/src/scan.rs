@@ -85,6 +85,8 @@ pub(crate) struct Bounds {
     pub(crate) proven: u64,
     /// Positions may jump.
     pub(crate) jumps: bool,
+    /// Another segment follows, whose base can't be read: all of this one was synced.
+    pub(crate) followed: bool,
     pub(crate) slips: Slips,
 }
 
@@ -172,6 +174,12 @@ impl Scanner<'_> {
     /// A proven end that no batch reached is a hole too.
     fn close_hole(&mut self) {
         let proven = self.bounds.limit.unwrap_or(self.scan.proven);
+        if self.bounds.limit.is_some_and(|limit| self.scan.end > limit) {
+            // log §3: a segment ends where the next begins, whatever stands behind.
+            self.scan.end = proven;
+            self.scan.holes.iter_mut().for_each(|hole| hole.1 = hole.1.min(proven));
+            self.scan.holes.retain(|hole| hole.0 < proven);
+        }
         if self.scan.end < proven {
             if !self.bounds.jumps {
                 self.hole(self.scan.end, proven);
@@ -232,7 +240,8 @@ impl Scanner<'_> {
             self.chained = false;
             return Ok(Some(next));
         }
-        if place >= self.scan.proven || self.bounds.slips.cuts_anywhere() {
+        let unproven = place >= self.scan.proven && !self.bounds.followed;
+        if unproven || self.bounds.slips.cuts_anywhere() {
             self.scan.proven = self.scan.proven.min(place);
             if found.last_byte > offset {
                 self.scan.torn = Some((offset, found.last_byte));

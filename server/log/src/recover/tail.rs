@@ -85,7 +85,13 @@ impl Recovery<'_> {
         found: &mut Found,
     ) -> Result<(), OpenError> {
         let proven = all.proven;
-        let bounds = Bounds { limit: Some(proven), proven, jumps: false, slips: self.slips };
+        let bounds = Bounds {
+            limit: Some(proven),
+            proven,
+            jumps: false,
+            followed: false,
+            slips: self.slips,
+        };
         let kept = scan(file, header, bounds)?;
         let name = file_name(header.id);
         let empty = proven == header.base && kept.holes.is_empty();

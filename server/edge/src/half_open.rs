@@ -32,7 +32,7 @@ pub struct HalfOpen {
 #[derive(Debug, Default)]
 struct Table {
     next: u64,
-    by_age: BTreeMap<u64, (IpAddr, Arc<Signal>)>,
+    by_age: BTreeMap<u64, (IpAddr, Arc<Signal>, Held)>,
     by_address: HashMap<IpAddr, BTreeSet<u64>>,
 }
 
@@ -41,7 +41,6 @@ struct Table {
 pub struct Place {
     age: u64,
     table: Arc<HalfOpen>,
-    _held: Held,
 }
 
 impl HalfOpen {
@@ -60,14 +59,15 @@ impl HalfOpen {
                 cut.add(1);
             }
         }
-        let age = table.insert(address, signal);
+        // Counted with its place in the table: one that was told to go is not half open any more, even while it goes.
+        let age = table.insert(address, signal, self.gauge.hold());
         drop(table);
-        Place { age, table: Arc::clone(self), _held: self.gauge.hold() }
+        Place { age, table: Arc::clone(self) }
     }
 
     /// Tells all of them to go.
     pub fn end_all(&self, code: Code) {
-        self.table().by_age.values().for_each(|(_, signal)| signal.end(code));
+        self.table().by_age.values().for_each(|(_, signal, _)| signal.end(code));
     }
 
     fn table(&self) -> MutexGuard<'_, Table> {
@@ -85,16 +85,16 @@ impl Table {
         }
     }
 
-    fn insert(&mut self, address: IpAddr, signal: Arc<Signal>) -> u64 {
+    fn insert(&mut self, address: IpAddr, signal: Arc<Signal>, held: Held) -> u64 {
         let age = self.next;
         self.next += 1;
-        self.by_age.insert(age, (address, signal));
+        self.by_age.insert(age, (address, signal, held));
         self.by_address.entry(address).or_default().insert(age);
         age
     }
 
     fn remove(&mut self, age: u64) -> Option<Arc<Signal>> {
-        let (address, signal) = self.by_age.remove(&age)?;
+        let (address, signal, _held) = self.by_age.remove(&age)?;
         if let Some(same) = self.by_address.get_mut(&address) {
             same.remove(&age);
             if same.is_empty() {
@@ -153,6 +153,7 @@ mod tests {
         let all: Vec<_> = (0..4).map(|address| room.enter(address)).collect();
         let ended: Vec<_> = all.iter().map(|(signal, _)| signal.ended().is_some()).collect();
         assert_eq!(ended, [true, false, false, false]);
+        assert_eq!(room.half_open.gauge.get(), 3, "who was told to go is not counted");
     }
 
     #[test]

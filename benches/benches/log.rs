@@ -30,7 +30,7 @@ fn main() {
         return;
     }
     let base = std::env::var("SPILE_BENCH_DIR").map_or_else(|_| std::env::temp_dir(), Into::into);
-    let cases: [(&str, fn(&Path)); 5] =
+    let cases: [(&str, Case); 5] =
         [("a", lone), ("b", many), ("c", large), ("d", replay), ("e", start)];
     for (name, case) in cases {
         if args.is_empty() || args.iter().any(|arg| arg == name) {
@@ -39,6 +39,9 @@ fn main() {
         }
     }
 }
+
+/// One measurement, in a folder of its own.
+type Case = fn(&Path);
 
 fn open(path: &Path, options: Options) -> Log {
     Log::open(Arc::new(RealDisk::open(path).unwrap()), options).unwrap().0

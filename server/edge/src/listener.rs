@@ -9,7 +9,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use spile_protocol::code::Code;
+use spile_protocol::{code::Code, time::Instant};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;
@@ -92,6 +92,8 @@ struct Arrival {
     peer: SocketAddr,
     signal: Arc<Signal>,
     place: Place,
+    /// spec §12.2: deadlines count from here, TLS included.
+    came: Instant,
 }
 
 impl Arrival {
@@ -99,26 +101,36 @@ impl Arrival {
         let signal = Arc::new(Signal::default());
         edge.metrics.connections.add(1);
         let place = half_open.enter(canonical(peer.ip()), Arc::clone(&signal), &edge.metrics.cut);
-        Self { edge: Arc::clone(edge), peer, signal, place }
+        Self { edge: Arc::clone(edge), peer, signal, place, came: edge.clock.now() }
     }
 
     async fn live<D: Door>(self, door: Arc<D>, io: TcpStream) {
-        // Small acks must not wait for more of them; a socket that can't is as good as closed.
-        if io.set_nodelay(true).is_err() {
-            return;
-        }
         // In a box, so that a live session does not carry the room a handshake needs.
-        let opened = Box::pin(opened(&*door, io, &self.signal)).await;
-        drop(door);
-        match opened {
+        let session = Box::pin(self.enter(door, io)).await;
+        if let Some(session) = session {
+            session.run().await;
+        }
+    }
+
+    /// Through the door; `None` where it was cut before it was a session.
+    async fn enter<D: Door>(
+        self,
+        door: Arc<D>,
+        io: TcpStream,
+    ) -> Option<Box<Connection<D::Stream>>> {
+        // Small acks must not wait for more of them; a socket that can't is as good as closed.
+        io.set_nodelay(true).ok()?;
+        let Self { edge, peer, signal, place, came } = self;
+        match opened(&*door, io, &signal).await {
             Ok((stream, presented)) => {
-                self.edge.metrics.handshakes.add(1);
-                let Self { edge, peer, signal, place } = self;
-                Connection::new(edge, stream, presented, peer, signal, place).run().await;
+                edge.metrics.handshakes.add(1);
+                let place = (place, came);
+                Some(Box::new(Connection::new(edge, stream, presented, peer, signal, place)))
             }
             Err(why) => {
-                self.edge.metrics.cut.add(1);
-                tracing::debug!(peer = %self.peer, %why, "connection cut before it was a session");
+                edge.metrics.cut.add(1);
+                tracing::debug!(%peer, %why, "connection cut before it was a session");
+                None
             }
         }
     }

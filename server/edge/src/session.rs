@@ -78,7 +78,7 @@ enum Ended {
 }
 
 impl<S: Stream> Connection<S> {
-    /// A client has come in; it has not said who it is.
+    /// A client has come in, at `came`; it has not said who it is.
     #[must_use]
     pub fn new(
         edge: Arc<Edge>,
@@ -86,7 +86,7 @@ impl<S: Stream> Connection<S> {
         presented: Presented,
         peer: SocketAddr,
         signal: Arc<Signal>,
-        place: Place,
+        (place, came): (Place, Instant),
     ) -> Self {
         let number = edge.sessions.number();
         let nonce = match presented.channel {
@@ -94,24 +94,28 @@ impl<S: Stream> Connection<S> {
             Channel::Plain(nonce) => Some(nonce),
         };
         let config = Config { nonce, session: number, ..edge.session.clone() };
-        let machine = Session::new(edge.clock.now(), config);
+        let machine = Session::new(came, config);
         let entry = Some(Box::new(Entry { presented, _place: place }));
         let (inlet, outlet) = (Inlet::default(), Outlet::default());
         let session = Whole { machine, number, peer, signal, entry, live: None };
         Self { edge, stream, inlet, outlet, timer: None, session, told_to_go: false }
     }
 
-    /// Lives until the session is over.
-    pub async fn run(mut self) {
+    /// Lives until the session is over. In a box: a task that waits holds a pointer, not what moves on the way.
+    pub async fn run(mut self: Box<Self>) {
         let ended = std::future::poll_fn(|cx| self.turn(cx)).await;
         self.note_end(&ended);
-        let Self { stream, session: Whole { live, entry, .. }, timer, .. } = self;
-        // The workers hear at once that the session is gone, not when its peer has hung up.
-        drop((live, timer));
+        let (stream, entry) = (*self).leave();
         if let Ended::Over(_) = ended {
             Box::pin(linger(stream)).await;
         }
         drop(entry);
+    }
+
+    /// The workers hear at once that the session is gone, not when its peer has hung up.
+    fn leave(self) -> (Box<S>, Option<Box<Entry>>) {
+        let Self { stream, session: Whole { entry, .. }, .. } = self;
+        (Box::new(stream), entry)
     }
 
     fn note_end(&self, ended: &Ended) {

@@ -209,10 +209,11 @@ impl Client {
         let half_open = HalfOpen::new(Caps { all: 9, address: 9 }, Arc::default());
         let peer = SocketAddr::from(([127, 0, 0, 1], 9));
         let place = half_open.enter(peer.ip(), Arc::clone(&signal), &Counter::default());
+        let place = (place, edge.clock.now());
         let connection =
             Connection::new(Arc::clone(&edge), far, presented, peer, Arc::clone(&signal), place);
         let mut task = tokio::task::JoinSet::new();
-        task.spawn(connection.run());
+        task.spawn(Box::new(connection).run());
         Self { stream, got: Vec::new(), signal, edge, task }
     }
 

@@ -47,7 +47,7 @@ impl Door for Tls {
             tenant: identity.tenant,
             role: identity.role,
             name: identity.name,
-            ends_ms: 0,
+            ends_ms: accepted.ends_ms,
         });
         Ok((accepted.stream, Presented { identity, channel }))
     }

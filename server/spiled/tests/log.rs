@@ -1,5 +1,5 @@
 //! `spiled log`: a folder nobody has open is looked at, and what is corrupt is found.
-#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+#![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test fails by panicking")]
 
 use std::fs;
 use std::path::{Path, PathBuf};

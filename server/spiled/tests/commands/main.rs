@@ -1,10 +1,5 @@
 //! The commands as people type them, with the real binaries: what they print, how they end, and the README's tour.
-#![expect(
-    clippy::unwrap_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    reason = "a test fails by panicking"
-)]
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 #[path = "../e2e/mod.rs"]
 mod e2e;

@@ -1,6 +1,6 @@
 //! May they: every message that asks for something is an action on a resource, and what no rule allows is denied.
 //!
-//! Here: what is asked and how a rule is matched. The rules themselves: [`rules`]. Not here: who somebody is. Invariants:
+//! Here: what is asked and how a rule is matched. The rules themselves: `rules`. Not here: who somebody is. Invariants:
 //! [`Policy::allowed`] is pure; without rules nothing is allowed; whoever asks for what is not known to a rule is denied.
 
 mod rules;

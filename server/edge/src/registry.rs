@@ -1,7 +1,7 @@
 //! Who may come, as the registry says: what an edge knows of principals, in memory, and how it hears of changes.
 //!
 //! The registry's truth is in a worker's log. All-in-one hands its own copy in; an edge of a split deployment keeps a
-//! [`Copy`] that the link to the worker of `$registry` feeds. Invariant: nobody is authenticated from anything else.
+//! [`struct@Copy`] that the link to the worker of `$registry` feeds. Invariant: nobody is authenticated from anything else.
 
 use std::collections::HashMap;
 use std::sync::{PoisonError, RwLock};

@@ -11,6 +11,7 @@ use spile_edge::Edge;
 use spile_edge::link::{self, Condition, Connector, Link};
 use spile_edge::registry::Copy;
 use spile_edge::upstream::{Upstream, Workers, has_slot};
+use spile_protocol::code::Code;
 use spile_protocol::id::Slot;
 use spile_protocol::limits;
 use spile_protocol::session::link::Config;
@@ -26,7 +27,7 @@ use crate::config::{EdgeLink, SlotSet, WorkerLink};
 use crate::door::random;
 use crate::health::{Colour, Health};
 use crate::start::Room;
-use crate::tls::{Acceptor, Deadlines, LinkConnector};
+use crate::tls::{self, Acceptor, Deadlines, LinkConnector};
 
 /// How long an edge trusts its copy of the registry without word from its worker, in milliseconds: 24 h.
 const REGISTRY_MAX_AGE_MS: u64 = 24 * 3_600 * 1_000;
@@ -164,10 +165,11 @@ impl Port {
         io.set_nodelay(true)?;
         let accepting = self.acceptor.accept(io, deadlines(), unix_seconds());
         let Some(accepted) = self.stop.run_until_cancelled(accepting).await else { return Ok(()) };
-        let accepted = accepted?;
+        let mut accepted = accepted?;
         drop(place);
         let name = accepted.identity.map(|identity| identity.name).unwrap_or_default();
         let Some(edge) = self.edges.iter().find(|edge| edge.name == name) else {
+            tls::tell(&mut accepted.stream, Code::NOT_AN_EDGE).await;
             anyhow::bail!("edge {name:?} is not in this worker's configuration; add it to [edges]");
         };
         let edge = spile_worker::links::Edge { name, tenants: Some(edge.tenants.clone()) };

@@ -15,7 +15,7 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::{RootCertStore, SupportedProtocolVersion};
 
-pub use accept::{AcceptError, Accepted, Acceptor, Deadlines, ORIGIN_MAX};
+pub use accept::{AcceptError, Accepted, Acceptor, Deadlines, ORIGIN_MAX, tell};
 pub use connect::{ConnectError, LinkConnector};
 
 use crate::config::TlsFiles;

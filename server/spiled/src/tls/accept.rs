@@ -14,8 +14,10 @@ use rustls::server::{
     Acceptor as ClientHello, ProducesTickets, ServerConfig, WebPkiClientVerifier,
 };
 use rustls::{HandshakeKind, ServerConnection};
+use spile_protocol::code::Code;
 use spile_protocol::id::Role;
 use spile_protocol::limits as wire;
+use spile_protocol::message::{Fault, Message, Scope};
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio::time::timeout;
 use tokio_rustls::LazyConfigAcceptor;
@@ -191,15 +193,27 @@ impl Acceptor {
         if !start.client_hello().alpn().is_some_and(|mut offered| offered.any(|p| p == ALPN)) {
             return Err(refuse_protocol(start.io).await);
         }
-        let stream = start
+        let mut stream = start
             .into_stream_with(self.config(), |connection| carry_origin(connection, now))
             .await
             .map_err(AcceptError::Handshake)?;
-        self.judge(stream, now)
+        match self.judge(stream.get_ref().1, now) {
+            Ok((identity, ends_ms, resumed)) => Ok(Accepted { stream, identity, ends_ms, resumed }),
+            Err(why) => {
+                let links = self.port == Port::Links;
+                tell(&mut stream, if links { Code::NOT_AN_EDGE } else { Code::UNAUTHENTICATED })
+                    .await;
+                Err(why)
+            }
+        }
     }
 
-    fn judge<IO>(&self, stream: TlsStream<IO>, now: u64) -> Result<Accepted<IO>, AcceptError> {
-        let (_, connection) = stream.get_ref();
+    /// Who it is, when its certificate ends, and whether it resumed.
+    fn judge(
+        &self,
+        connection: &ServerConnection,
+        now: u64,
+    ) -> Result<(Option<Identity>, u64, bool), AcceptError> {
         let resumed = connection.handshake_kind() == Some(HandshakeKind::Resumed);
         if resumed && origin(connection).is_none_or(|at| now.saturating_sub(at) > ORIGIN_MAX) {
             return Err(AcceptError::StaleOrigin);
@@ -212,7 +226,18 @@ impl Acceptor {
         {
             return Err(AcceptError::OtherPort(identity.clone()));
         }
-        Ok(Accepted { stream, identity, ends_ms, resumed })
+        Ok((identity, ends_ms, resumed))
+    }
+}
+
+/// Tells a peer why it is cut, before it is (design: a peer is told). What it does not hear changes nothing.
+pub async fn tell<IO: AsyncWrite + Unpin>(stream: &mut IO, code: Code) {
+    let fault = Fault { code, scope: Scope::Session, retry: false, retry_after_ms: 0, detail: "" };
+    let mut frame = [0; 64];
+    let Ok(length) = Message::Fault(fault).encode(&mut frame) else { return };
+    let said = stream.write_all(frame.get(..length).unwrap_or_default()).await;
+    if let Err(error) = said.and(stream.shutdown().await) {
+        tracing::debug!(%code, %error, "a peer that is cut did not hear why");
     }
 }
 

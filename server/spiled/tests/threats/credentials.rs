@@ -5,19 +5,20 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
 
+use rustix::process::Signal;
 use rustls::ClientConfig;
 use rustls::RootCertStore;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use spile_protocol::id::Role;
-use spile_protocol::message::{Auth, Message, Proof};
+use spile_protocol::message::{Auth, LinkHello, Message, Proof};
 use spiled::certs::identity::Identity;
 use spiled::certs::{Authority, Kind};
 use spiled::clock::unix_seconds;
 
 use super::{Arena, rest, wire};
 use crate::AT_ONCE;
-use crate::e2e::Raw;
+use crate::e2e::{Raw, Server};
 
 /// A client with the certificate `name.pem` of a folder, which trusts this authority.
 fn client(ca: &Path, folder: &Path, name: &str) -> Arc<ClientConfig> {
@@ -77,8 +78,8 @@ fn certificates_of_others_do_not_come_in() {
     let refused = |name: &str| ended(arena.edge(), &client(&ca, &strange, name));
     let alert = refused("operator");
     assert!(alert.contains("alert"), "an operator of another authority: {alert}");
-    let gone = refused("edge");
-    assert!(gone != "answered" && gone != "kept", "an edge at the devices' port: {gone}");
+    let said = words(arena.edge(), &client(&ca, &strange, "edge"));
+    assert!(said.contains("Code(200)"), "an edge at the devices' port: {said}");
     assert_eq!(arena.server.metric("spile_edge_sessions"), 1, "only the publisher is in");
     let good = client(&ca, &strange, "good");
     Raw::hello(arena.edge(), &good, [5; 8]).unwrap();
@@ -102,4 +103,71 @@ fn other_protocols_and_tls_1_2_are_refused() {
     // alert, fatal, protocol_version
     assert_eq!(answer, [21, 3, 3, 0, 2, 2, 70]);
     arena.over("after other protocols");
+}
+
+#[test]
+fn only_its_own_edges_come_to_a_workers_port() {
+    let folder = tempfile::TempDir::new().unwrap();
+    let folder = folder.path();
+    let mut certs = crate::e2e::spiled();
+    certs.arg("certs").arg(folder).args(["--edge", "e1", "--worker", "a"]);
+    assert!(certs.output().unwrap().status.success());
+    let mut worker = crate::e2e::spiled();
+    worker.args(["worker", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0", "--config"]);
+    worker.arg(folder.join("worker-a/spiled.toml"));
+    let worker = Server::start(&mut worker, &folder.join("log"));
+    let address: SocketAddr = worker.said("worker").parse().unwrap();
+    let open = |name| Authority::open(folder, name, "an authority", unix_seconds()).unwrap();
+    let (links, devices) = (open("link-ca"), open("device-ca"));
+    issue(&devices, folder, "device", Role::Device, "sensor");
+    issue(&devices, folder, "edge-by-devices", Role::Edge, "e1");
+    issue(&links, folder, "device-by-links", Role::Device, "sensor");
+    issue(&links, folder, "stranger", Role::Edge, "e2");
+    let ca = folder.join("link-ca.pem");
+    let said_to = |folder: &Path, name| words(address, &client(&ca, folder, name));
+    let edge = said_to(&folder.join("edge-e1"), "link");
+    assert!(edge.contains("LinkHello"), "the edge itself: {edge}");
+    for (name, why) in [
+        ("device", "alert"),
+        ("edge-by-devices", "alert"),
+        ("device-by-links", "Code(204)"),
+        ("stranger", "Code(204)"),
+    ] {
+        let said = said_to(folder, name);
+        assert!(said.contains(why) && !said.contains("LinkHello"), "{name}: {said}");
+    }
+    std::fs::copy(&ca, folder.join("ca.pem")).unwrap();
+    let nobody = words(address, &crate::e2e::tls(folder, None));
+    assert!(nobody.contains("alert"), "without a certificate: {nobody}");
+    assert_eq!(worker.end(Signal::TERM).code(), Some(0));
+}
+
+/// What a port says to who greets as an edge does: the first message, or how the connection ends.
+fn words(address: SocketAddr, config: &Arc<ClientConfig>) -> String {
+    let greeting = LinkHello {
+        version: 1,
+        name: "e1",
+        slots: [0xff; 32],
+        time_ms: 0,
+        next: 0,
+        oldest: 1,
+        credit_events: 1,
+        credit_bytes: 1,
+        keep_alive_s: 0,
+        software: "",
+    };
+    let mut raw = match Raw::connect(address, config) {
+        Ok(raw) => raw,
+        Err(error) => return error.to_string(),
+    };
+    let sent = raw.stream.write_all(&wire::encoded(&[Message::LinkHello(greeting)]));
+    let heard = raw.next(|message| format!("{message:?}"));
+    match (sent, heard) {
+        (_, Ok(said)) => said,
+        (Err(error), Err(_)) => error.to_string(),
+        (Ok(()), Err(_)) => match raw.stream.read(&mut [0; 64]) {
+            Err(error) => error.to_string(),
+            Ok(n) => format!("{n} bytes more"),
+        },
+    }
 }

@@ -7,6 +7,7 @@
 mod arrows;
 mod citations;
 mod drawings;
+mod modules;
 mod sources;
 
 use std::fs;
@@ -55,6 +56,11 @@ fn gather(root: &Path, folder: &Path, ends: &[&str], found: &mut Vec<SourceFile>
 
 fn none(complaints: Vec<String>) {
     assert!(complaints.is_empty(), "\n{}\n", complaints.join("\n"));
+}
+
+#[test]
+fn arrows_inside_crates_are_as_the_design_draws_them() {
+    none(modules::complaints(&files(&[".rs"])));
 }
 
 #[test]

@@ -49,13 +49,18 @@ impl Store {
         Ok(store)
     }
 
-    /// Stores what waits and ends the log's threads, once `served` says that nobody uses it any more.
+    /// Stores what waits, leaves a checkpoint for a quick start, and ends the log's threads, once `served` says that nobody
+    /// uses it any more.
     pub fn close_behind(self, room: &Room, served: CancellationToken) {
         let Self { log, worker } = self;
         room.tasks.spawn(async move {
             served.cancelled().await;
-            drop(worker);
-            if spawn_blocking(move || log.close()).await.is_err() {
+            let close = move || {
+                worker.checkpoint();
+                drop(worker);
+                log.close();
+            };
+            if spawn_blocking(close).await.is_err() {
                 tracing::error!("closing the log broke; the next start recovers it");
             }
         });

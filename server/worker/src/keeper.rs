@@ -14,7 +14,7 @@ use std::{
 use crate::{
     checkpoint::Copied,
     core::Core,
-    limits::{CHECKPOINT_ROWS, CHECKPOINT_S},
+    limits::{CHECKPOINT_POSITIONS, CHECKPOINT_ROWS, CHECKPOINT_S, CHECKPOINT_START},
     views::{self, Views},
 };
 
@@ -25,12 +25,16 @@ pub(crate) struct Kept {
     views: Mutex<Option<Box<dyn Views>>>,
     closed: AtomicBool,
     checkpoints: AtomicU64,
+    /// Up to where the last checkpoint holds.
+    applied: AtomicU64,
 }
 
 impl Kept {
-    pub(crate) fn new(core: Core, views: Option<Box<dyn Views>>) -> Self {
+    /// `applied`: up to where the checkpoint that is there holds.
+    pub(crate) fn new(core: Core, views: Option<Box<dyn Views>>, applied: u64) -> Self {
         let (core, views) = (Mutex::new(core), Mutex::new(views));
-        Self { core, views, closed: AtomicBool::new(false), checkpoints: AtomicU64::new(0) }
+        let (checkpoints, applied) = (AtomicU64::new(0), AtomicU64::new(applied));
+        Self { core, views, closed: AtomicBool::new(false), checkpoints, applied }
     }
 
     /// The state, for a moment: nothing waits while it is held.
@@ -48,8 +52,13 @@ impl Kept {
         let mut views = self.views();
         let Some(store) = views.as_mut() else { return };
         let copied = Copied::changed(&mut self.core());
-        match views::store(&mut **store, copied.rows()) {
-            Ok(()) => drop(self.checkpoints.fetch_add(1, Ordering::Relaxed)),
+        let changes = copied.rows();
+        let applied = changes.applied;
+        match views::store(&mut **store, changes) {
+            Ok(()) => {
+                self.applied.store(applied, Ordering::Relaxed);
+                self.checkpoints.fetch_add(1, Ordering::Relaxed);
+            }
             Err(error) => {
                 tracing::error!(%error, "no more checkpoints are written until the next start");
                 *views = None;
@@ -57,11 +66,13 @@ impl Kept {
         }
     }
 
-    /// How many rows the next checkpoint has.
-    fn changed(&self) -> usize {
+    /// How many rows the next checkpoint has, and how many positions a start would read without it.
+    fn changed(&self) -> (usize, u64) {
         let core = self.core();
         let changed = &core.tables.changed;
-        changed.streams.len() + changed.runs.len() + changed.producers.len()
+        let rows = changed.streams.len() + changed.runs.len() + changed.producers.len();
+        let end = core.durable.borrow().end.get();
+        (rows, end.saturating_sub(self.applied.load(Ordering::Relaxed)))
     }
 
     pub(crate) fn checkpoints(&self) -> u64 {
@@ -97,12 +108,17 @@ impl Drop for Keeper {
 }
 
 fn keep(kept: &Kept) {
+    // A worker that is killed again and again within seconds must not read a longer log at each start.
+    if kept.changed().1 >= CHECKPOINT_START {
+        kept.checkpoint();
+    }
     let mut waited_s = 0;
     while !kept.closed.load(Ordering::Acquire) {
         thread::park_timeout(Duration::from_secs(1));
         waited_s += 1;
-        let changed = kept.changed();
-        if changed >= CHECKPOINT_ROWS || (changed > 0 && waited_s >= CHECKPOINT_S) {
+        let (rows, behind) = kept.changed();
+        let much = rows >= CHECKPOINT_ROWS || behind >= CHECKPOINT_POSITIONS;
+        if rows > 0 && (much || waited_s >= CHECKPOINT_S) {
             kept.checkpoint();
             waited_s = 0;
         }

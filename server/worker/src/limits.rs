@@ -36,6 +36,10 @@ pub const LIST_BYTES: usize = 8 * 1024;
 pub const CHECKPOINT_S: u64 = 30;
 /// … or so many changed rows. It bounds how long the core is locked to copy them: some milliseconds.
 pub const CHECKPOINT_ROWS: usize = 65_536;
+/// … or so many positions: what a start reads of the log, about a second's work.
+pub const CHECKPOINT_POSITIONS: u64 = 4 << 20;
+/// Positions a start read of the log behind the last checkpoint: from so many on it writes the next one at once.
+pub const CHECKPOINT_START: u64 = 64 << 10;
 /// How long a change of the registry waits for edges to keep it before those that have not are named.
 pub const CONFIRM_MS: u64 = 5000;
 /// Changes of the registry one session may have waiting. At the cap: the next is answered BUSY.

@@ -123,12 +123,13 @@ impl Worker {
         if let Err(why) = name(&config.name) {
             return Err(OpenError::Name { name: config.name, why });
         }
+        let checkpoint = rebuilt.applied;
         rebuilt.follow(&*log)?;
         let Rebuilt { tables, registered, .. } = rebuilt;
         let durable = log.durable();
         let waiting = Arc::new(AtomicUsize::new(0));
         let core = Core::new(log.clone(), tables, registered, waiting.clone());
-        let kept = Arc::new(Kept::new(core, views));
+        let kept = Arc::new(Kept::new(core, views, checkpoint));
         let keeper = Keeper::start(kept.clone()).map_err(OpenError::Thread)?;
         let (counters, sessions) = (Counters::default(), AtomicU64::new(0));
         Ok(Arc::new(Self {

@@ -14,7 +14,10 @@ mod support;
 use std::{path::Path, sync::Arc};
 
 use spile_protocol::{id::Version, message::Expect};
-use spile_worker::Worker;
+use spile_worker::{
+    Worker,
+    views::{SledViews, Views},
+};
 use support::{Client, config, log, open};
 
 fn open_with_views(folder: &Path) -> Arc<Worker> {
@@ -171,4 +174,27 @@ async fn a_principal_keeps_its_64_newest_runs() {
     drop(worker);
     assert_eq!(open_with_views(folder.path()).dump(), before);
     assert_eq!(open(&folder.path().join("log")).dump(), before);
+}
+
+/// A worker that is killed within seconds, again and again, never comes to its checkpoint by time.
+#[tokio::test]
+async fn a_start_that_read_much_of_the_log_leaves_it_to_no_other() {
+    const EVENTS: u64 = 1024;
+    let folder = tempfile::tempdir().unwrap();
+    let held = || SledViews::open(&folder.path().join("views")).unwrap().load(&mut |_, _| true);
+    let worker = open_with_views(folder.path());
+    let mut client = Client::new(&worker, "a", 1);
+    client.ready_to_publish(1);
+    let payloads = [&b"x"[..]; 1024];
+    let positions = spile_worker::limits::CHECKPOINT_START;
+    for batch in 0..=positions / EVENTS {
+        client.batch(0, 1 + batch * EVENTS, &payloads, None);
+    }
+    client.acked(0, positions + EVENTS).await;
+    let end = worker.status().end;
+    drop(client);
+    drop(worker);
+    assert_eq!(held().unwrap(), 0, "nothing asked for a checkpoint yet");
+    drop(open_with_views(folder.path()));
+    assert_eq!(held().unwrap(), end);
 }

@@ -1,9 +1,11 @@
 //! kill -9 of the real binary at random moments under load. A parent keeps the ledger of what was acknowledged, and in
 //! the end reads everything back: nothing lost, nothing doubled, nothing out of order for a key.
 //!
-//! All-in-one first, then one worker of two behind an edge, which a client sees as lanes that are closed for a while.
+//! All-in-one first, then one worker of two behind an edge, which a client sees as lanes that are closed for a while, then
+//! the edge itself.
 //!
-//! `SPILE_KILLS` says how often (20), `SPILE_SEED` repeats the moments of an earlier run.
+//! `SPILE_KILLS` says how often (20), `SPILE_SPLIT_KILLS` how often an edge or a worker of three processes (10), `SPILE_SEED`
+//! repeats the moments of an earlier run.
 #![allow(
     clippy::unwrap_used,
     clippy::panic,
@@ -16,6 +18,7 @@ mod e2e;
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use e2e::{Acked, Gone, Raw, Server, acked, all_in_one, bind, catch_up, event, seen, spiled, tls};
@@ -150,10 +153,13 @@ impl Split {
     }
 }
 
-#[test]
-fn a_worker_that_is_killed_and_comes_back_loses_nothing_and_holds_up_nobody_else() {
+/// Kills one of three processes at random moments while four publishers go on, and starts it again where it was.
+fn kill_under_load(killed: &str) {
+    let seed = number("SPILE_SEED", u64::from(std::process::id()) << 20 | 1);
+    let kills = number("SPILE_SPLIT_KILLS", 10);
+    println!("SPILE_SEED={seed} SPILE_SPLIT_KILLS={kills} of {killed}");
     let split = Split::new();
-    let mut workers = HashMap::new();
+    let mut running = HashMap::new();
     for name in ["a", "b"] {
         let node = format!("worker-{name}");
         split.edit(&node, "0.0.0.0:7451", "127.0.0.1:0");
@@ -162,28 +168,32 @@ fn a_worker_that_is_killed_and_comes_back_loses_nothing_and_holds_up_nobody_else
         // It comes back where it was.
         split.edit(&node, "127.0.0.1:0", &address);
         split.edit("edge-e1", &format!("{name}:7451"), &address);
-        workers.insert(name, worker);
+        running.insert(node, worker);
     }
     split.edit("edge-e1", "0.0.0.0:7450", "127.0.0.1:0");
     let edge = split.start("edge", "edge-e1");
+    let address = edge.edge();
+    split.edit("edge-e1", "127.0.0.1:0", &address.to_string());
+    running.insert("edge-e1".to_owned(), edge);
     let config = tls(&split.folder.path().join("operator"), Some("operator"));
     let mut publishers: Vec<_> = (1..=PUBLISHERS).map(Publisher::new).collect();
-    let mut moments = Moments(number("SPILE_SEED", u64::from(std::process::id()) << 20 | 1));
-    let address = edge.edge();
+    let mut moments = Moments(seed);
+    let role = killed.split('-').next().unwrap();
+    let over = AtomicBool::new(false);
     std::thread::scope(|scope| {
-        let publishing: Vec<_> = publishers
-            .iter_mut()
-            .map(|publisher| {
-                let config = &config;
-                scope.spawn(move || while publisher.live(address, config).is_err() {})
-            })
-            .collect();
-        for _ in 0..number("SPILE_WORKER_KILLS", 3) {
-            std::thread::sleep(Duration::from_micros(moments.next(100_000)));
-            workers.remove("a").unwrap().end(Signal::KILL);
-            workers.insert("a", split.start("worker", "worker-a"));
+        for publisher in &mut publishers {
+            let (config, over) = (&config, &over);
+            // A life that ended well after the last kill has all of its events acknowledged.
+            scope.spawn(move || {
+                while publisher.live(address, config).is_err() || !over.load(Ordering::Acquire) {}
+            });
         }
-        publishing.into_iter().for_each(|thread| thread.join().unwrap());
+        for _ in 0..kills {
+            std::thread::sleep(Duration::from_micros(moments.next(100_000)));
+            running.remove(killed).unwrap().end(Signal::KILL);
+            running.insert(killed.to_owned(), split.start(role, killed));
+        }
+        over.store(true, Ordering::Release);
     });
     let found = read_back(address, &config);
     for publisher in &publishers {
@@ -192,6 +202,16 @@ fn a_worker_that_is_killed_and_comes_back_loses_nothing_and_holds_up_nobody_else
             assert_eq!(found.get(&key), Some(&known.acked), "{key}");
         }
     }
+}
+
+#[test]
+fn a_worker_that_is_killed_and_comes_back_loses_nothing_and_holds_up_nobody_else() {
+    kill_under_load("worker-a");
+}
+
+#[test]
+fn an_edge_that_is_killed_and_comes_back_loses_nothing() {
+    kill_under_load("edge-e1");
 }
 
 /// xorshift: the moments of a run, from its seed.

@@ -164,8 +164,9 @@ pub(super) struct Inbox {
     waker: Option<Waker>,
 }
 
+/// The names of a subscription's last delivery.
 #[derive(Clone, Debug, Default)]
-struct Names {
+pub(super) struct Names {
     key: Arc<str>,
     topic: Arc<str>,
     kind: Arc<Kind>,
@@ -173,7 +174,7 @@ struct Names {
 }
 
 impl Names {
-    fn update(&mut self, deliver: &Deliver<'_>) {
+    pub(super) fn update(&mut self, deliver: &Deliver<'_>) {
         for (name, told) in [
             (&mut self.key, deliver.key),
             (&mut self.topic, deliver.topic),
@@ -424,7 +425,8 @@ fn positions(next: &HashMap<Arc<str>, id::Position>) -> Vec<Position> {
     next.iter().map(place).collect()
 }
 
-fn block(deliver: &Deliver<'_>, names: &Names) -> Block {
+/// A delivery in memory of its own.
+pub(super) fn block(deliver: &Deliver<'_>, names: &Names) -> Block {
     Block {
         position: Position { worker: Arc::clone(&names.worker), number: deliver.position },
         key: Arc::clone(&names.key),
@@ -466,9 +468,9 @@ fn headers(headers: &Headers<'_>) -> Vec<(String, Bytes)> {
     headers.iter().map(|(name, value)| (name.to_owned(), Bytes::copy_from_slice(value))).collect()
 }
 
-/// Which number a subscription has on the wire: its place.
+/// Which number a subscription has on the wire: twice its place, since memberships of groups have the odd ones.
 pub(super) fn on_the_wire(place: usize) -> SubscriptionId {
-    SubscriptionId(u32::try_from(place).unwrap_or(u32::MAX))
+    SubscriptionId(u32::try_from(place).unwrap_or(u32::MAX).saturating_mul(2))
 }
 
 #[cfg(test)]

@@ -7,9 +7,10 @@
 //! ```
 //!
 //! Here: phases and what the driver asks. Publishing: `sending`; what the server says: `happened`; subscriptions and
-//! calls: `asking`. Invariant: who waits is woken outside the lock, and hears either its outcome or why there is none.
+//! calls: `asking`; memberships of groups: `consuming`. Invariant: who waits is woken outside the lock, and hears either its outcome or why there is none.
 
 mod asking;
+mod consuming;
 mod gather;
 mod happened;
 mod sending;
@@ -29,11 +30,13 @@ use super::Error;
 use super::builder::{self, Prepared};
 use super::clock::{Clock, random};
 use super::error::Refusal;
+use super::handed::{Handed, Settles};
 use super::inbox::Inbox;
 use super::outbox::{Outbox, register};
 use super::pipe::Seen;
 use super::request::Asked;
 use super::slab::Slab;
+pub(super) use consuming::Part;
 use gather::Gathered;
 pub(super) use sending::Way;
 use sending::Ways;
@@ -97,6 +100,10 @@ pub(super) struct State {
     gathered: Gathered,
     ways: Ways,
     inboxes: Slab<Inbox>,
+    groups: Slab<Handed>,
+    settles: Settles,
+    /// How often a membership was opened, of all groups.
+    openings: u64,
     calls: Slab<Asked>,
     phase: Phase,
     leaving: Leaving,
@@ -300,6 +307,9 @@ impl State {
             gathered: Gathered::default(),
             ways: Ways::default(),
             inboxes: Slab::default(),
+            groups: Slab::default(),
+            settles: Settles::default(),
+            openings: 0,
             calls: Slab::default(),
             phase: Phase::Greeting,
             leaving: Leaving::No,
@@ -417,6 +427,7 @@ impl State {
         }
         self.fail_calls();
         self.suspend_subscriptions();
+        self.suspend_groups();
         was_open
     }
 
@@ -445,6 +456,7 @@ impl State {
                 inbox.ended(Some(why.clone()), &mut self.wake);
             }
         }
+        self.end_groups(why);
         for (_, asked) in self.calls.iter_mut() {
             asked.failed(why.clone(), &mut self.wake);
         }

@@ -17,13 +17,15 @@ use super::super::error::Refusal;
 use super::super::event::Block;
 use super::super::inbox::{Inbox, Interest, on_the_wire};
 use super::super::request::Asked;
+use super::consuming::member;
 use super::{GIVE_BACK_EVERY, Phase, State};
 
 /// The longest list of positions: a name and a number for each worker.
 const POSITIONS: usize = limits::WORKERS * (limits::NAME_BYTES + 16);
 
+/// The place of a plain subscription; memberships of groups have the odd numbers.
 fn place(id: SubscriptionId) -> usize {
-    usize::try_from(id.0).unwrap_or(usize::MAX)
+    usize::try_from(id.0 / 2).unwrap_or(usize::MAX)
 }
 
 /// Subscriptions.
@@ -88,6 +90,9 @@ impl State {
     }
 
     pub(super) fn subscribed(&mut self, credit: &Credit) {
+        if let Some(number) = credit.subscription.and_then(member) {
+            return self.joined(number);
+        }
         let session = &self.session;
         let since_welcome = wall().0.saturating_sub(session.local_time.0);
         let servers_now = Millis(session.server_time.0.saturating_add(since_welcome));
@@ -97,13 +102,19 @@ impl State {
         }
     }
 
-    pub(super) fn delivered(&mut self, deliver: &Deliver<'_>) {
+    pub(super) fn delivered(&mut self, delivery: u64, deliver: &Deliver<'_>) {
+        if let Some(number) = member(deliver.subscription) {
+            return self.handed(number, delivery, deliver);
+        }
         if let Some(inbox) = self.inboxes.get_mut(place(deliver.subscription)) {
             inbox.delivered(deliver, &mut self.wake);
         }
     }
 
     pub(super) fn subscription_ended(&mut self, id: SubscriptionId, why: Option<Refusal>) {
+        if let Some(number) = member(id) {
+            return self.membership_ended(number, why);
+        }
         let number = place(id);
         let Some(inbox) = self.inboxes.get_mut(number) else { return };
         if inbox.has_left() {

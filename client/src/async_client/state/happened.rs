@@ -26,7 +26,9 @@ impl State {
             Event::Acked { lane: id, through, durability, receipts } => {
                 self.outbox.acked(lane(id), through, durability, receipts.iter(), &mut self.wake);
             }
-            Event::Deliver { delivery: _, deliver, payload_crc: _ } => self.delivered(&deliver),
+            Event::Deliver { delivery, deliver, payload_crc: _ } => {
+                self.delivered(delivery, &deliver);
+            }
             Event::Welcomed(welcome) => self.welcomed(&welcome),
             Event::LaneOpen(answer) => self.lane_open(&answer),
             Event::Refused { lane: id, number, count, code, version } => {
@@ -41,6 +43,7 @@ impl State {
             }
             Event::UnknownRun(_) => self.lost = true,
             Event::SubscriptionOpen(credit) => self.subscribed(&credit),
+            Event::Settled(settle) => self.settled(&settle),
             Event::Ended(id) => self.subscription_ended(id, None),
             Event::Reply(reply) => self.replied(&reply),
             Event::Failed(fault) => self.failed(&fault),
@@ -52,11 +55,7 @@ impl State {
                 self.last_word.get_or_insert(word.into());
             }
             // Nothing of this client's asks for these.
-            Event::Settled(_)
-            | Event::Stored(_)
-            | Event::Aborted(_)
-            | Event::Value(_)
-            | Event::Call(_) => {}
+            Event::Stored(_) | Event::Aborted(_) | Event::Value(_) | Event::Call(_) => {}
         }
     }
 
@@ -76,6 +75,7 @@ impl State {
         self.wake.append(&mut self.opening);
         self.outbox.room(&mut self.wake);
         self.resume_subscriptions();
+        self.rejoin_groups();
     }
 
     /// The answer acknowledges what was stored before: on the connection that is gone. spec §5.1.3

@@ -1,5 +1,6 @@
 //! The commands, one file each: from checked arguments to results.
 
+pub(crate) mod answer;
 pub(crate) mod bench;
 pub(crate) mod builtin;
 pub(crate) mod completions;

@@ -4,6 +4,7 @@
 
 mod args;
 mod command;
+mod confirm;
 mod connect;
 mod context;
 mod failure;

@@ -1,12 +1,13 @@
 //! Calls to the services that are built in (`$status`, `$device`): JSON there and back. spec/admin.md.
 
-use serde_json::{Value, json};
+use serde_json::Value;
 use spile_client::Client;
 
 use crate::args::Everywhere;
 use crate::connect::within;
 use crate::failure::Failure;
 use crate::local_code;
+use crate::output::Output;
 
 /// Asks, and reads the answer.
 pub(crate) async fn ask(
@@ -24,21 +25,47 @@ pub(crate) async fn ask(
         .map_err(|why| Failure::local(&local_code::ANSWER, what, why))
 }
 
-/// All items of a list, page after page. admin §1.7
+/// Whether a list has everything.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Whole {
+    /// It has.
+    All,
+    /// A worker or an edge was away: what the others have.
+    Part,
+}
+
+impl Whole {
+    /// Says so where it has not.
+    pub(crate) fn tell(self, output: &Output) {
+        if self == Self::Part {
+            output.notice("a worker was away: this is what the others have");
+        }
+    }
+}
+
+/// All items of a list, page after page; `request` is an object with what else is asked. admin §1.7
 pub(crate) async fn list(
     client: &Client,
     typed: &Everywhere,
     service: &str,
+    request: Value,
     mut each: impl FnMut(Value) -> Result<(), Failure>,
-) -> Result<(), Failure> {
+) -> Result<Whole, Failure> {
+    let (mut request, mut whole) = (request, Whole::All);
     let mut after = String::new();
     loop {
-        let answer = ask(client, typed, service, "ls", &json!({ "after": after })).await?;
+        if let Some(fields) = request.as_object_mut() {
+            fields.insert("after".to_owned(), Value::from(after.as_str()));
+        }
+        let answer = ask(client, typed, service, "ls", &request).await?;
+        if answer.get("partial").and_then(Value::as_bool) == Some(true) {
+            whole = Whole::Part;
+        }
         let next = answer.get("next").and_then(Value::as_str).unwrap_or_default().to_owned();
         items(answer).into_iter().try_for_each(&mut each)?;
         // A server that names the same page again would never come to an end.
         if next.is_empty() || next == after {
-            return Ok(());
+            return Ok(whole);
         }
         after = next;
     }
@@ -65,6 +92,8 @@ fn items(answer: Value) -> Vec<Value> {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
 
     #[test]

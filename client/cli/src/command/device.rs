@@ -4,16 +4,16 @@
 
 mod credentials;
 
-use std::io::{BufRead, IsTerminal};
-
 use serde_json::{Value, json};
 use spile_protocol::id;
 
 use crate::args::{Device, DeviceAdd, Everywhere};
+use crate::command::answer::{lines, text};
 use crate::command::builtin::{ask, list};
+use crate::confirm::confirm;
 use crate::connect::{connect, effective};
 use crate::failure::Failure;
-use crate::output::{Output, say};
+use crate::output::Output;
 use credentials::Credentials;
 
 pub(crate) async fn run(
@@ -25,9 +25,10 @@ pub(crate) async fn run(
         Device::Add(add) => self::add(add, typed, output).await,
         Device::Ls => {
             let client = connect(typed).await?;
-            let outcome = list(&client, typed, "$device", |item| output.result(&item, line)).await;
+            let outcome =
+                list(&client, typed, "$device", json!({}), |item| output.result(&item, line)).await;
             client.close().await;
-            outcome
+            outcome.map(|whole| whole.tell(output))
         }
         Device::Show { id } => {
             let shown = call(typed, "show", &json!({ "id": checked(id)? })).await?;
@@ -90,37 +91,4 @@ fn line(item: &Value) -> String {
         field("tenant"),
         field("state")
     )
-}
-
-fn lines(item: &Value) -> String {
-    let Some(fields) = item.as_object() else { return text(item) };
-    let told = fields.iter().map(|(name, value)| format!("{name:<16} {}", text(value)));
-    told.collect::<Vec<_>>().join("\n")
-}
-
-fn text(value: &Value) -> String {
-    match value {
-        Value::String(text) => text.clone(),
-        Value::Null => "-".to_owned(),
-        Value::Array(items) => items.iter().map(text).collect::<Vec<_>>().join(" "),
-        Value::Bool(_) | Value::Number(_) | Value::Object(_) => value.to_string(),
-    }
-}
-
-/// Asks a person; a script must say `--yes`.
-fn confirm(yes: bool, what: &str) -> Result<(), Failure> {
-    if yes {
-        return Ok(());
-    }
-    if !std::io::stdin().is_terminal() {
-        return Err(Failure::usage(what, "nobody is there to ask").remedy("say --yes"));
-    }
-    say(&format!("spile: {what}. Type yes to go on:"));
-    let mut answer = String::new();
-    let read = std::io::stdin().lock().read_line(&mut answer);
-    if read.is_ok() && answer.trim() == "yes" {
-        Ok(())
-    } else {
-        Err(Failure::usage(what, "it was not confirmed").remedy("type yes, or say --yes"))
-    }
 }

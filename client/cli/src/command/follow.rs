@@ -21,11 +21,11 @@ use crate::value::{bytes, moment};
 
 /// One event, as scripts read it.
 #[derive(Serialize)]
-struct Shown<'a> {
-    position: String,
-    key: &'a str,
-    version: u64,
-    topic: &'a str,
+pub(crate) struct Shown<'a> {
+    pub(crate) position: String,
+    pub(crate) key: &'a str,
+    pub(crate) version: u64,
+    pub(crate) topic: &'a str,
     time: String,
     device_time: Option<String>,
     content_type: Option<&'a str>,
@@ -33,15 +33,26 @@ struct Shown<'a> {
     headers: BTreeMap<&'a str, Value>,
     trace: Option<String>,
     #[serde(flatten)]
-    payload: Payload<'a>,
+    pub(crate) payload: Payload<'a>,
 }
 
+/// A payload: text where it is text.
 #[derive(Serialize)]
-enum Payload<'a> {
+pub(crate) enum Payload<'a> {
     #[serde(rename = "payload")]
     Text(&'a str),
     #[serde(rename = "payload_base64")]
     Bytes(String),
+}
+
+impl Payload<'_> {
+    /// For people.
+    pub(crate) fn text(&self) -> String {
+        match self {
+            Self::Text(text) => (*text).to_owned(),
+            Self::Bytes(base64) => format!("base64:{base64}"),
+        }
+    }
 }
 
 pub(crate) async fn subscribe(
@@ -121,7 +132,7 @@ async fn print(
 }
 
 /// Waits for the next, at most so long.
-async fn silence<T>(
+pub(crate) async fn silence<T>(
     wait: Option<Duration>,
     next: impl Future<Output = T>,
 ) -> Result<T, tokio::time::error::Elapsed> {
@@ -133,10 +144,7 @@ async fn silence<T>(
 
 fn show(delivery: &Delivery, output: &mut Output) -> Result<(), Failure> {
     output.result(&shown(delivery), |shown| {
-        let payload = match &shown.payload {
-            Payload::Text(text) => (*text).to_owned(),
-            Payload::Bytes(base64) => format!("base64:{base64}"),
-        };
+        let payload = shown.payload.text();
         format!(
             "{} {} {} {} {} {payload}",
             shown.position, shown.time, shown.key, shown.version, shown.topic
@@ -144,7 +152,8 @@ fn show(delivery: &Delivery, output: &mut Output) -> Result<(), Failure> {
     })
 }
 
-fn shown(delivery: &Delivery) -> Shown<'_> {
+/// As scripts read it.
+pub(crate) fn shown(delivery: &Delivery) -> Shown<'_> {
     let facts = delivery.facts.as_deref();
     let headers = facts.map(|facts| facts.headers.as_slice()).unwrap_or_default();
     Shown {

@@ -63,6 +63,21 @@ fn chunks_go_on_from_what_is_stored_within_their_own_credit() {
 }
 
 #[test]
+fn what_was_stored_before_gives_back_no_credit() {
+    let mut talk = uploading(1000, 5000, 0);
+    assert_eq!(chunk(&mut talk, 1000), Ok(1000));
+    talk.verb(|device, out| device.open_upload(&open(2, 9000), out)).unwrap();
+    talk.up();
+    assert_eq!(talk.tell(&opened(2, 4000, 1, "")), Told::Said);
+    talk.down();
+    assert_eq!(talk.device.chunk_room(2), Ok((4000, 0)), "the other upload has all of it");
+    assert_eq!(talk.tell(&opened(1, 1000, 1, "")), Told::Said);
+    talk.down();
+    assert_eq!(talk.device.chunk_room(2), Ok((4000, 5000)));
+    assert_eq!(talk.closed(), None);
+}
+
+#[test]
 fn bulk_takes_nothing_of_the_events_credit() {
     let mut talk = uploading(1000, 5000, 0);
     chunk(&mut talk, 1000).unwrap();

@@ -472,7 +472,8 @@ impl<S: Storage, T: AsRef<str>> Device<S, T> {
         slot.epoch = opened.epoch;
         if slot.state == UploadState::Opening {
             slot.state = UploadState::Open;
-            slot.next = slot.next.max(opened.stored_offset);
+            // What was stored before is nothing that was sent here: it gives back no credit.
+            (slot.next, slot.stored) = (opened.stored_offset, opened.stored_offset);
         }
         let through = opened.stored_offset.clamp(slot.stored, slot.next);
         let bytes = u32::try_from(through - slot.stored).unwrap_or(u32::MAX);

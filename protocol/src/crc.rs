@@ -25,6 +25,17 @@ pub fn of(bytes: &[u8]) -> u32 {
     extend(0, bytes)
 }
 
+/// The CRC-32 of two things one after the other, from that of each: `length` is the second's. So a payload's own value
+/// goes on where payloads are put together, instead of one that is made from bytes which may have changed since.
+#[must_use]
+#[cfg(feature = "codec")]
+pub fn join(first: u32, second: u32, length: usize) -> u32 {
+    let length = u64::try_from(length).unwrap_or(u64::MAX);
+    let mut joined = crc32fast::Hasher::new_with_initial(first);
+    joined.combine(&crc32fast::Hasher::new_with_initial_len(second, length));
+    joined.finalize()
+}
+
 #[cfg(any(test, not(feature = "codec")))]
 mod small {
     //! Four bits at a time: 16 entries of 4 bytes.
@@ -70,6 +81,16 @@ mod tests {
     fn the_check_value_of_the_standard() {
         assert_eq!(of(b"123456789"), 0xcbf4_3926);
         assert_eq!(small::extend(0, b"123456789"), 0xcbf4_3926);
+    }
+
+    #[test]
+    #[cfg(feature = "codec")]
+    fn two_values_join_as_their_bytes_do() {
+        let bytes = [b"1234567891234567".as_slice(), &[0; 300]].concat();
+        for cut in 0..bytes.len() {
+            let (first, second) = bytes.split_at(cut);
+            assert_eq!(join(of(first), of(second), second.len()), of(&bytes), "{cut}");
+        }
     }
 
     #[test]

@@ -13,6 +13,7 @@ mod calls;
 mod checkpoint;
 mod core;
 mod intake;
+mod joined;
 mod keeper;
 pub mod limits;
 pub mod links;

@@ -17,6 +17,7 @@ use spile_protocol::{
 use crate::{
     answers::Sink,
     block::{how_many, part, place},
+    joined::{Joined, Most},
     limits::{READ_BYTES, SCAN_RECORDS},
     log::Read,
     record::{self, Tail, kind},
@@ -85,6 +86,8 @@ pub(crate) struct Subscription {
     spelling: Spelling,
     /// The window, where the consumer was not told it yet.
     answer: Option<Window>,
+    /// Room for events that go together.
+    joined: Joined,
     over: Option<Said>,
 }
 
@@ -111,6 +114,7 @@ impl Subscription {
             oldest: 1,
             spelling: Spelling::default(),
             answer: Some(wanted.window),
+            joined: Joined::default(),
             over: None,
             wanted,
         }
@@ -222,6 +226,8 @@ impl Subscription {
                 if self.refill(worker, end) {
                     continue;
                 }
+                // One that sleeps holds no room.
+                self.joined = Joined::default();
                 return false;
             };
             looked += 1;
@@ -399,10 +405,13 @@ impl Subscription {
         if header + bytes > room {
             return Ok(One::NoRoom);
         }
+        if all && self.join(record, &tail, room.min(who.frame_max).saturating_sub(header)) {
+            return self.say_joined(worker, (record, &tail), header, sink);
+        }
         if all {
             self.say(worker, (record, &tail, 0), whole, &record.payload, record.payload_crc, sink);
         } else {
-            let mut spelled = [0; 5 * 1024];
+            let mut spelled = [0; LENGTHS_BYTES];
             let part = part(whole, skip, fits, record, &mut spelled).ok_or(Code::CORRUPT)?;
             let (lengths, payload, payload_crc) = part;
             self.say(worker, (record, &tail, skip), lengths, &payload, payload_crc, sink);
@@ -411,6 +420,42 @@ impl Subscription {
         let left = skip + fits < record.positions;
         self.within = if left { skip + fits } else { 0 };
         Ok(if left { One::Part(header + bytes) } else { One::Delivered(header + bytes) })
+    }
+
+    /// Do lone events behind this one go with it? Their lengths may take as much as their count in varints.
+    fn join(&mut self, record: &Record, tail: &Tail<'_>, room: usize) -> bool {
+        if self.records.is_empty() {
+            return false;
+        }
+        let Window { events, bytes } = self.wanted.window;
+        let events = u64::from(events).saturating_sub(self.open_events);
+        let bytes = u64::from(bytes).saturating_sub(self.open_bytes);
+        let most = Most {
+            events: u32::try_from(events).unwrap_or(u32::MAX),
+            bytes: room
+                .saturating_sub(LENGTHS_BYTES)
+                .min(usize::try_from(bytes).unwrap_or(usize::MAX)),
+            until: self.wanted.until.unwrap_or(u64::MAX),
+        };
+        self.joined.take(record, tail, &mut self.records, most)
+    }
+
+    fn say_joined(
+        &mut self,
+        worker: &Worker,
+        (record, tail): (&Record, &Tail<'_>),
+        header: usize,
+        sink: &mut Sink<'_>,
+    ) -> Result<One, Code> {
+        let mut spelled = [0; LENGTHS_BYTES];
+        let Joined { lengths, payload, payload_crc, .. } = &self.joined;
+        let lengths = Lengths::encode(lengths.iter().copied(), &mut spelled);
+        let lengths = lengths.map_err(|_| Code::INTERNAL)?;
+        self.say(worker, (record, tail, 0), lengths, payload, *payload_crc, sink);
+        let (events, bytes) = (lengths.count(), payload.len());
+        self.account(worker, events, bytes);
+        self.within = 0;
+        Ok(One::Delivered(header + LENGTHS_BYTES.min(place(events) * 5) + bytes))
     }
 
     fn account(&mut self, worker: &Worker, events: u32, bytes: usize) {
@@ -453,3 +498,5 @@ impl Subscription {
 
 /// The most a DELIVER takes beside names, lengths, extras and payload; the worker's name is in it.
 const FIXED_HEADER: usize = 128;
+/// The most the lengths of a block take: 1,024 varints, and how they are spelled.
+const LENGTHS_BYTES: usize = 5 * 1024;

@@ -16,7 +16,7 @@ use std::{collections::HashMap, sync::Arc};
 use spile_protocol::{
     code::Code,
     id::{SubscriptionId, Version},
-    message::{From, Scope, Source},
+    message::{Expect, From, Scope, Source},
 };
 use spile_worker::{Polled, Worker};
 use support::{Client, Told, open};
@@ -93,12 +93,62 @@ async fn credit_bounds_what_is_in_flight_and_seen_frees_it() {
     let mut consumer = Client::new(&worker, "reader", 1);
     consumer.subscribe(1, filter("x"), 3, true);
     let count = |told: Vec<Told>| told.iter().filter(|told| matches!(told, Told::Event(_))).count();
+    // Each window goes as one delivery.
     assert_eq!(count(consumer.poll().0), 3);
     assert_eq!(count(consumer.poll().0), 0);
-    consumer.settle(1, 2);
-    assert_eq!(count(consumer.poll().0), 2);
+    consumer.settle(1, 1);
+    assert_eq!(count(consumer.poll().0), 3);
+    consumer.settle(1, 1);
+    assert_eq!(count(consumer.poll().0), 0);
     consumer.settle(1, 100);
     assert_eq!(count(consumer.poll().0), 3);
+}
+
+/// What was published one by one under one name goes as one delivery where nothing else came between.
+#[tokio::test]
+async fn lone_events_that_follow_each_other_are_joined_and_others_are_not() {
+    let folder = tempfile::tempdir().unwrap();
+    let worker = open(folder.path());
+    let mut client = Client::new(&worker, "a", 1);
+    client.ready_to_publish(1);
+    client.lane(1, Some("other"), 1);
+    client.bind(1, 1, "t");
+    client.bind(2, 0, "u");
+    for number in 1..=3 {
+        client.event(0, number, format!("a{number}").as_bytes());
+    }
+    client.event(1, 1, b"o1");
+    client.event(0, 4, b"a4");
+    client.event(2, 5, b"u5");
+    client.batch(0, 6, &[b"a6", b"a7"], None);
+    client.event_if(0, 8, b"a8", Some(Expect::Exists));
+    client.event(0, 9, b"");
+    client.acked(0, 9).await;
+    let mut consumer = Client::new(&worker, "reader", 1);
+    consumer.subscribe(1, filter("#"), 100, true);
+    let events = consumer.events(10).await;
+    let got: Vec<_> = events
+        .iter()
+        .map(|event| (&*event.payload, event.version, event.position, event.block))
+        .collect();
+    let want: [(&[u8], u64, u64, u32); 10] = [
+        (b"a1", 1, 1, 3),
+        (b"a2", 2, 2, 3),
+        (b"a3", 3, 3, 3),
+        (b"o1", 1, 4, 1),
+        (b"a4", 4, 5, 1),
+        (b"u5", 5, 6, 1),
+        (b"a6", 6, 7, 2),
+        (b"a7", 7, 8, 2),
+        (b"a8", 8, 9, 2),
+        (b"", 9, 10, 2),
+    ];
+    assert_eq!(got, want);
+    // One stream's reader sees the same, and one that begins inside begins there.
+    consumer.subscribe(2, Source::Stream { key: "a", from: Version(2) }, 100, true);
+    let events = consumer.events(8).await;
+    let got: Vec<_> = events.iter().map(|event| (event.version, event.block)).collect();
+    assert_eq!(got, [(2, 2), (3, 2), (4, 1), (5, 1), (6, 2), (7, 2), (8, 2), (9, 2)]);
 }
 
 #[tokio::test]

@@ -7,12 +7,14 @@
 //! ```
 //!
 //! Here: phases and what the driver asks. Publishing: `sending`; what the server says: `happened`; subscriptions and
-//! calls: `asking`; memberships of groups: `consuming`. Invariant: who waits is woken outside the lock, and hears either its outcome or why there is none.
+//! calls: `asking`; memberships of groups: `consuming`; look-ups: `looking`. Invariant: who waits is woken outside the lock,
+//! and hears either its outcome or why there is none.
 
 mod asking;
 mod consuming;
 mod gather;
 mod happened;
+mod looking;
 mod sending;
 
 use std::collections::HashMap;
@@ -32,6 +34,7 @@ use super::clock::{Clock, random};
 use super::error::Refusal;
 use super::handed::{Handed, Settles};
 use super::inbox::Inbox;
+use super::lookup::Looked;
 use super::outbox::{Outbox, register};
 use super::pipe::Seen;
 use super::request::Asked;
@@ -105,6 +108,7 @@ pub(super) struct State {
     /// How often a membership was opened, of all groups.
     openings: u64,
     calls: Slab<Asked>,
+    looks: Slab<Looked>,
     phase: Phase,
     leaving: Leaving,
     session: Session,
@@ -311,6 +315,7 @@ impl State {
             settles: Settles::default(),
             openings: 0,
             calls: Slab::default(),
+            looks: Slab::default(),
             phase: Phase::Greeting,
             leaving: Leaving::No,
             session: Session {
@@ -426,6 +431,7 @@ impl State {
             self.ways.renewed();
         }
         self.fail_calls();
+        self.fail_looks(&Refusal::of(Code::UNAVAILABLE).detail("the connection broke").into());
         self.suspend_subscriptions();
         self.suspend_groups();
         was_open
@@ -460,6 +466,7 @@ impl State {
         for (_, asked) in self.calls.iter_mut() {
             asked.failed(why.clone(), &mut self.wake);
         }
+        self.fail_looks(why);
         self.wake.append(&mut self.opening);
     }
 }

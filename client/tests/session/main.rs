@@ -12,6 +12,8 @@
     reason = "a test may fail"
 )]
 
+mod answers;
+mod lookups;
 mod server;
 mod tls;
 mod world;

@@ -23,6 +23,7 @@ use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 use tokio_rustls::TlsAcceptor;
 
+use super::answers;
 use super::world::{Stored, World};
 
 pub const DEVICE: &str = "tester";
@@ -197,6 +198,7 @@ impl Connection {
     }
 
     fn upstream(&mut self, lane: LaneId, first: Number, message: &Message<'_>) {
+        let world = Arc::clone(&self.world);
         match message {
             Message::Lane(asked) => {
                 let key = asked.key.unwrap_or(DEVICE).to_owned();
@@ -242,6 +244,8 @@ impl Connection {
                 };
                 self.say(&Message::Reply(Body { fields, payload }));
             }
+            Message::Get(get) => answers::get(&world, get, &mut |message| self.say(message)),
+            Message::List(list) => answers::list(&world, list, &mut |message| self.say(message)),
             other => panic!("not of these tests: {other:?}"),
         }
     }

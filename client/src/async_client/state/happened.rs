@@ -10,6 +10,7 @@ use spile_protocol::time::Millis;
 
 use super::super::clock::wall;
 use super::super::error::Refusal;
+use super::looking::is_look;
 use super::{Phase, Session, State};
 
 fn lane(id: LaneId) -> usize {
@@ -46,6 +47,7 @@ impl State {
             Event::Settled(settle) => self.settled(&settle),
             Event::Ended(id) => self.subscription_ended(id, None),
             Event::Reply(reply) => self.replied(&reply),
+            Event::Value(value) => self.valued(&value),
             Event::Failed(fault) => self.failed(&fault),
             Event::GoAway(goaway) => self.goes_away(&goaway),
             Event::Closed { code, retry_after_ms, detail } => {
@@ -55,7 +57,7 @@ impl State {
                 self.last_word.get_or_insert(word.into());
             }
             // Nothing of this client's asks for these.
-            Event::Stored(_) | Event::Aborted(_) | Event::Value(_) | Event::Call(_) => {}
+            Event::Stored(_) | Event::Aborted(_) | Event::Call(_) => {}
         }
     }
 
@@ -112,6 +114,7 @@ impl State {
             .after_ms(fault.retry, fault.retry_after_ms);
         match fault.scope {
             Scope::Subscription(id) => self.subscription_ended(id, Some(refusal)),
+            Scope::Request(id) if is_look(id) => self.look_failed(id, refusal),
             Scope::Request(id) => self.call_failed(id, refusal),
             // A route's events are refused one by one; the others do not come this way.
             Scope::Route(_)

@@ -1,0 +1,129 @@
+//! What the small server answers to GET and LIST, out of its log: state is the last event of each key and topic, a blob's
+//! bytes are the payload of the event at its place, in parts of three.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::Ordering;
+
+use spile_protocol::code::Code;
+use spile_protocol::id::{Position, RequestId, Version};
+use spile_protocol::message::request::{Get, List, Target};
+use spile_protocol::message::{self, Body, Fault, Message, Scope, Value};
+
+use super::world::{Stored, World};
+
+/// What is to be said, in order.
+pub type Said<'a> = dyn FnMut(&Message<'_>) + 'a;
+
+/// A VALUE with nothing in it.
+pub fn value(request: RequestId) -> Value<'static> {
+    Value {
+        request,
+        more: false,
+        name: "",
+        key: "",
+        version: Version(0),
+        position: None,
+        time_ms: 0,
+        content_type: "",
+        partial: false,
+        absent: false,
+        size: 0,
+        worker: "",
+        cursor: "",
+        principal: "",
+        stored_offset: 0,
+        revision: 0,
+        blake3: None,
+        meta: message::List::default(),
+    }
+}
+
+fn absent(request: RequestId, say: &mut Said<'_>) {
+    let fields = Value { absent: true, ..value(request) };
+    say(&Message::Value(Body { fields, payload: b"" }));
+}
+
+pub fn get(world: &World, get: &Get<'_>, say: &mut Said<'_>) {
+    if world.silent.load(Ordering::Relaxed) {
+        return;
+    }
+    let log = world.log();
+    let request = get.request;
+    match get.target {
+        Target::State { key, topic } => {
+            let last = log.iter().enumerate().rev();
+            match last.into_iter().find(|(_, one)| one.key == key && one.topic == topic) {
+                None => absent(request, say),
+                Some((at, one)) => say(&Message::Value(Body {
+                    fields: Value {
+                        name: &one.topic,
+                        key: &one.key,
+                        version: Version(one.version),
+                        position: Some(Position(at as u64 + 1)),
+                        worker: "w",
+                        ..value(request)
+                    },
+                    payload: &one.payload,
+                })),
+            }
+        }
+        Target::Stream { key } => match world.version(key) {
+            0 => absent(request, say),
+            version => {
+                let fields = Value { key, version: Version(version), ..value(request) };
+                say(&Message::Value(Body { fields, payload: b"" }));
+            }
+        },
+        Target::Blob { blob, offset, length } => {
+            match blob.parse().ok().and_then(|at: usize| log.get(at)) {
+                Some(one) => parts(request, one, (offset, length), say),
+                None => say(&Message::Fault(Fault {
+                    code: Code::NOT_FOUND,
+                    scope: Scope::Request(request),
+                    retry: false,
+                    retry_after_ms: 0,
+                    detail: "no such blob",
+                })),
+            }
+        }
+    }
+}
+
+fn parts(request: RequestId, one: &Stored, (offset, length): (u64, u32), say: &mut Said<'_>) {
+    let bytes = &one.payload[offset as usize..][..length as usize];
+    let count = bytes.chunks(3).count();
+    for (at, part) in bytes.chunks(3).enumerate() {
+        let (more, size) = (at + 1 < count, one.payload.len() as u64);
+        let fields = Value { more, size, name: &one.topic, ..value(request) };
+        say(&Message::Value(Body { fields, payload: part }));
+    }
+}
+
+pub fn list(world: &World, list: &List<'_>, say: &mut Said<'_>) {
+    let log = world.log();
+    let latest: BTreeMap<_, _> = log.iter().map(|one| ((&one.key, &one.topic), one)).collect();
+    let name = |one: &Stored| format!("{} {}", one.key, one.topic);
+    let left: Vec<_> = latest
+        .values()
+        .filter(|one| one.key.starts_with(list.prefix) && *name(one) > *list.after)
+        .collect();
+    if left.is_empty() {
+        return absent(list.request, say);
+    }
+    // Pages of this server are small, whatever the client asks for.
+    let page = left.len().min(list.limit.min(3) as usize);
+    for (at, one) in left.iter().take(page).enumerate() {
+        let last = at + 1 == page;
+        let cursor = if last && left.len() > page { name(one) } else { String::new() };
+        let fields = Value {
+            more: !last,
+            name: &one.topic,
+            key: &one.key,
+            version: Version(one.version),
+            cursor: &cursor,
+            partial: one.key == "away",
+            ..value(list.request)
+        };
+        say(&Message::Value(Body { fields, payload: &one.payload }));
+    }
+}

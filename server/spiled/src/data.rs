@@ -3,6 +3,8 @@
 //! Here: the lock, the format's number, and what to say when either is wrong. Not here: what the log, the certificates
 //! or the views keep inside. Invariant: while a [`DataFolder`] lives, no other process has one of the same folder.
 
+pub mod tenure;
+
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, Read, Seek, Write};
 use std::os::unix::fs::OpenOptionsExt;

@@ -16,6 +16,7 @@ use crate::clock::unix_seconds;
 use crate::config::{
     Config, DeviceListen, Durability, EdgeLink, Role, SlotSet, TlsFiles, WorkerLink,
 };
+use crate::data::tenure;
 use crate::health::Colour;
 use crate::inprocess::{self, InProcess};
 use crate::links;
@@ -23,9 +24,6 @@ use crate::serve;
 use crate::start::{Room, bind};
 use crate::store::Store;
 use crate::tls::{Acceptor, LinkConnector, TlsError};
-
-/// An all-in-one's worker has them all.
-const ALL_SLOTS: [u8; 32] = [0xff; 32];
 
 /// A certificate that ends sooner than this, in seconds, is a yellow fact.
 const ENDS_SOON: u64 = 14 * 86_400;
@@ -70,6 +68,7 @@ pub struct Started {
 pub fn prepare(config: &Config, data: &Path, now: u64) -> anyhow::Result<Prepared> {
     match &config.role {
         Role::All { tenants, listen, .. } => {
+            tenure::claim(data, &config.name, &SlotSet::ALL)?;
             let local = deployment::local(data, &config.name, first(tenants), now)?;
             Ok(Prepared::All {
                 devices: device_acceptor(*listen, Some(&local.tls))?,
@@ -80,7 +79,8 @@ pub fn prepare(config: &Config, data: &Path, now: u64) -> anyhow::Result<Prepare
             devices: device_acceptor(*listen, tls.as_ref())?,
             links: Arc::new(LinkConnector::new(link_tls)?),
         }),
-        Role::Worker { link_tls, .. } => {
+        Role::Worker { link_tls, slots, .. } => {
+            tenure::claim(data, &config.name, slots)?;
             Ok(Prepared::Worker { links: Arc::new(Acceptor::for_links(link_tls)?) })
         }
     }
@@ -129,7 +129,7 @@ async fn all(
     let (listener, address) = bind("edge", listen.address, "--listen").await?;
     let (folder, tenant) = (dev.clone(), first(tenants).to_owned());
     spawn_blocking(move || deployment::write_contexts(&folder, address, &tenant)).await??;
-    let store = Store::open(room, ALL_SLOTS, durability).await?;
+    let store = Store::open(room, links::bits(&SlotSet::ALL), durability).await?;
     let workers = Workers::one(Arc::new(InProcess(Arc::clone(&store.worker))));
     let registry = inprocess::registry(room, &store.worker);
     let edge = serve::edge(room, tenants, registry, workers)?;

@@ -331,3 +331,22 @@ fn a_full_stdout_is_a_failure_that_says_so() {
     let err = String::from_utf8(output.stderr).unwrap();
     assert!(err.starts_with("spiled: stdout: write: "), "{err}");
 }
+
+/// Keys are laid out by slots: a folder of other slots, or of another worker, would answer for keys it never had.
+#[test]
+fn a_folder_of_other_slots_does_not_start() {
+    let folder = TempDir::new().unwrap();
+    let data = folder.path().join("data");
+    let server = Server::start(&mut all_in_one(&data));
+    server.end(Signal::TERM);
+    let record = data.join("worker");
+    let name = fs::read_to_string(&record).unwrap();
+    let name = name.strip_suffix(" 0-255\n").unwrap();
+    fs::write(&record, format!("{name} 0-127\n")).unwrap();
+    let (code, out, err) = done(&mut all_in_one(&data));
+    assert_eq!((code, out.as_str()), (1, ""));
+    assert!(
+        err.contains("with slots 0-127") && err.contains("moving slots is not offered"),
+        "{err}"
+    );
+}

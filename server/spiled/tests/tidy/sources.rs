@@ -14,6 +14,7 @@ const MAY_TOUCH_FILES: &[&str] = &[
     "server/spiled/src/config/check.rs",
     "server/spiled/src/certs/pair.rs",
     "server/spiled/src/data.rs",
+    "server/spiled/src/data/tenure.rs",
     "server/spiled/src/durable.rs",
     // The command line reads and writes what it is told to.
     "client/cli/src/",

@@ -56,6 +56,8 @@ pub struct Found {
     pub blake3: Option<[u8; 32]>,
     /// More about a blob.
     pub meta: Vec<(String, String)>,
+    /// A blob's id, or an upload's: 32 hexadecimal digits.
+    pub id: String,
     /// The value, or the part of a blob.
     pub payload: Bytes,
 }
@@ -156,6 +158,7 @@ fn found(value: &Value<'_>, payload: &[u8]) -> Found {
         revision: value.revision,
         blake3: value.blake3,
         meta: value.meta.iter().map(|one| (one.name.to_owned(), one.value.to_owned())).collect(),
+        id: value.id.to_owned(),
         payload: Bytes::copy_from_slice(payload),
     }
 }

@@ -35,6 +35,7 @@ pub fn value(request: RequestId) -> Value<'static> {
         revision: 0,
         blake3: None,
         meta: message::List::default(),
+        id: "",
     }
 }
 

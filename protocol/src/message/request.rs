@@ -139,6 +139,8 @@ fields! {
         blake3: Option<[u8; 32]> = None,
         /// More about a blob.
         meta: field::List<'a, Meta<'a>> [limits::META_BYTES] = field::List::default(),
+        /// A blob's id, or that of an upload under way: what its client calls it, as 32 hexadecimal digits.
+        id: &'a str [limits::NAME_BYTES] = "",
     }
 }
 

@@ -543,6 +543,7 @@ impl<'a> Draw<'a> {
             revision: self.u64(),
             blake3: self.maybe(Self::array),
             meta: self.metas(),
+            id: self.text(limits::NAME_BYTES),
         }
     }
 

@@ -420,6 +420,7 @@ fn values(set: &mut Set, request: RequestId) {
         revision: 0,
         blake3: None,
         meta: List::default(),
+        id: "",
     };
     set.message("value", "absent", S, &Message::Value(Body { fields: absent, payload: &[] }));
     let full = Value {
@@ -440,6 +441,7 @@ fn values(set: &mut Set, request: RequestId) {
         revision: 4,
         blake3: Some([0xb3; 32]),
         meta: List::encode([Meta { name: "camera", value: "north" }], &mut room).unwrap(),
+        id: "05-1a2b",
         ..absent
     };
     set.message("value", "full", S, &Message::Value(Body { fields: full, payload: b"21.5" }));

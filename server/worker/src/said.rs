@@ -136,5 +136,6 @@ fn no_value<'a>() -> Value<'a> {
         revision: 0,
         blake3: None,
         meta: List::default(),
+        id: "",
     }
 }

@@ -3,10 +3,16 @@
 //! Values are checked here by [`crate::value`]; whether flags go together is checked by each command, once, before it
 //! connects. Help texts carry an example each.
 
+mod consuming;
+
 use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
+
+pub(crate) use consuming::{
+    Consume, Dlq, DlqDrop, DlqReplay, Group, GroupCreate, GroupSeek, Letters,
+};
 
 use crate::value::header::Pair;
 use crate::value::moment::{self, Moment};
@@ -18,6 +24,9 @@ Examples, one a command:
   spile publish telemetry/temp 21.5 --key sensor-7
   spile subscribe 'telemetry/#' --from start --count 10
   spile stream sensor-7 --from 1
+  spile group create billing --filter 'telemetry/#'
+  spile consume billing --exec ./bill.sh --parallel 8
+  spile dlq replay billing --all
   spile status
   spile doctor
   spile device add sensor-7 --device-key --out ./sensor-7
@@ -89,6 +98,14 @@ pub(crate) enum Command {
     Subscribe(Subscribe),
     /// Print one key's events in order
     Stream(Stream),
+    /// Make and steer durable groups of consumers
+    #[command(subcommand)]
+    Group(Group),
+    /// Take a group's deliveries and settle them
+    Consume(Consume),
+    /// See, replay and drop a group's dead letters
+    #[command(subcommand)]
+    Dlq(Dlq),
     /// Tell the server's health, rates and what it holds
     Status,
     /// Check the way to the server, step by step, with a remedy where it is bad

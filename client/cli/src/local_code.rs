@@ -49,6 +49,9 @@ local_codes! {
     CLOSED "closed" "your request" Failed
         "The connection was closed from this side."
         "Try again."
+    CHILD "child" "your request" Failed
+        "The command of --exec or --pipe could not be run, ended before its time, or answered in other words than agreed."
+        "Run it by hand, and see the command's --help for what it is given and what it answers."
     ANSWER "answer" "our side" Failed
         "The server's answer is not of the form this command knows."
         "Use a spile and a spiled of the same version."

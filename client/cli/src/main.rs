@@ -88,8 +88,10 @@ async fn until_stopped(
     command: Command,
     output: &mut Output,
 ) -> Result<(), Failure> {
-    let ends_itself =
-        matches!(command, Command::Subscribe(_) | Command::Stream(_) | Command::Bench(_));
+    let ends_itself = matches!(
+        command,
+        Command::Subscribe(_) | Command::Stream(_) | Command::Consume(_) | Command::Bench(_)
+    );
     tokio::select! {
         outcome = perform(everywhere, command, output) => outcome,
         () = signal::stop(), if !ends_itself => Err(Failure::Quiet(Exit::Failed)),
@@ -112,6 +114,9 @@ async fn perform(
         Command::Publish(args) => command::publish::run(&args, typed, output).await,
         Command::Subscribe(args) => command::follow::subscribe(&args, typed, output).await,
         Command::Stream(args) => command::follow::stream(&args, typed, output).await,
+        Command::Group(group) => command::group::run(&group, typed, output).await,
+        Command::Consume(args) => command::consume::run(&args, typed, output).await,
+        Command::Dlq(dlq) => command::dlq::run(&dlq, typed, output).await,
         Command::Status => command::status::run(typed, output).await,
         Command::Doctor => command::doctor::run(typed, output).await,
         Command::Device(device) => command::device::run(&device, typed, output).await,

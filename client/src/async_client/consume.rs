@@ -25,12 +25,13 @@ pub struct Consume {
     pub(super) max_bytes: u32,
     pub(super) events: u32,
     pub(super) bytes: u32,
+    pub(super) give_back: bool,
 }
 
 impl Default for Consume {
     /// Runs of at most 64 events of a key, 256 events and 4 MiB handed to us and not settled.
     fn default() -> Self {
-        Self { max_events: 64, max_bytes: 1 << 20, events: 256, bytes: 4 << 20 }
+        Self { max_events: 64, max_bytes: 1 << 20, events: 256, bytes: 4 << 20, give_back: true }
     }
 }
 
@@ -46,6 +47,13 @@ impl Consume {
     #[must_use]
     pub const fn window(self, events: u32, bytes: u32) -> Self {
         Self { events, bytes, ..self }
+    }
+
+    /// Whether a delivery that is dropped with something unsettled is given back for a retry. If not, it goes back when
+    /// the membership ends, or the group's time for it.
+    #[must_use]
+    pub const fn give_back(self, give_back: bool) -> Self {
+        Self { give_back, ..self }
     }
 }
 
@@ -175,7 +183,8 @@ impl Drop for Consumer {
 /// Consecutive events of one key, handed to us by a group: as a [`Block`], of what is not settled yet.
 ///
 /// No other event of the key is handed to anyone until it is settled. Dropped with something unsettled it is given back,
-/// as [`Self::retry`] does by the group's own backoff; held for longer than the group's `settle_within` it comes again
+/// as [`Self::retry`] does by the group's own backoff (but see
+/// [`Consume::give_back`]); held for longer than the group's `settle_within` it comes again
 /// elsewhere, and what is settled then is [`Settled::TooLate`].
 #[derive(Debug)]
 pub struct GroupDelivery {
@@ -262,8 +271,8 @@ impl GroupDelivery {
 
 impl Drop for GroupDelivery {
     fn drop(&mut self) {
-        if !self.run.block.is_empty() {
-            // Not left to the group's time: the credit it holds would be lost to us until then and longer.
+        if self.run.give_back && !self.run.block.is_empty() {
+            // Not left to the group's time: until it is settled it holds our credit, also behind that time.
             drop(self.settle(Outcome::Retry { after_ms: 0 }, usize::MAX, "dropped unsettled"));
         }
     }

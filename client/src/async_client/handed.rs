@@ -28,6 +28,8 @@ pub(super) struct Run {
     pub(super) delivery: u64,
     /// How often it was handed out.
     pub(super) attempt: u32,
+    /// Dropped unsettled it is given back.
+    pub(super) give_back: bool,
     pub(super) block: Block,
 }
 
@@ -88,7 +90,7 @@ impl Handed {
 
     /// As it is said.
     pub(super) fn subscribe(&self, subscription: SubscriptionId) -> Subscribe<'_> {
-        let Consume { max_events, max_bytes, events, bytes } = self.options;
+        let Consume { max_events, max_bytes, events, bytes, give_back: _ } = self.options;
         let source = message::Source::Group { name: &self.group, max_events, max_bytes };
         Subscribe { subscription, source, events, bytes, live: true }
     }
@@ -165,7 +167,8 @@ impl Handed {
         self.last.update(deliver);
         let block = block(deliver, &self.last);
         let (opening, attempt) = (self.opening, deliver.attempt);
-        self.queue.push_back(Run { opening, delivery, attempt, block });
+        let give_back = self.options.give_back;
+        self.queue.push_back(Run { opening, delivery, attempt, give_back, block });
         wake.extend(self.waker.take());
     }
 

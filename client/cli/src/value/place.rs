@@ -1,5 +1,7 @@
 //! Where reading begins: `start`, `end`, positions (`a:5` or `a:5,b:9`), or a time.
 
+use std::fmt;
+
 use spile_client::{From, Position};
 use spile_protocol::{id, limits, time::Millis};
 
@@ -26,6 +28,28 @@ impl Place {
             Self::End => From::End,
             Self::Positions(positions) => From::Positions(positions),
             Self::Time(moment) => From::Time(moment.resolve(now)),
+        }
+    }
+}
+
+/// One record's place: `WORKER:N`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Spot(Position);
+
+impl fmt::Display for Spot {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// Reads one.
+pub(crate) fn spot(text: &str) -> Result<Spot, String> {
+    match positions(text)? {
+        Some(Place::Positions(found)) if found.len() == 1 => {
+            found.into_iter().next().map(Spot).ok_or_else(String::new)
+        }
+        Some(Place::Positions(_) | Place::Start | Place::End | Place::Time(_)) | None => {
+            Err(format!("{text:?} is no position; write one as a:5"))
         }
     }
 }

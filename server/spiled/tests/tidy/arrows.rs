@@ -19,6 +19,7 @@ const ALL: &[&str] = &[
     "spiled",
     "spile-sim",
     "spile-benches",
+    "spile-examples",
 ];
 
 const fn rule(
@@ -44,6 +45,7 @@ const RULES: &[Rule] = &[
     rule("spile-sim", ALL, ALL),
     rule("spile-benches", ALL, ALL),
     rule("spile-fuzz", ALL, ALL),
+    rule("spile-examples", &["spile-client", "spile-protocol"], &[]),
     rule("spile-firmware", &["spile-client", "spile-protocol"], &[]),
 ];
 

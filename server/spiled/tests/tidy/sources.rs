@@ -21,6 +21,8 @@ const MAY_TOUCH_FILES: &[&str] = &[
     // What measures needs a disk to compare with, and none of it is in a server.
     "benches/",
     "fuzz/",
+    // An example reads the context it is given.
+    "examples/src/",
 ];
 
 const MAIN: &str = "server/spiled/src/main.rs";

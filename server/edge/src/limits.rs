@@ -28,3 +28,13 @@ pub const LINK_BACKOFF: Duration = Duration::from_millis(100);
 pub const LINK_BACKOFF_MAX: Duration = Duration::from_secs(5);
 /// Until a link is connected, TLS included. After it: it is tried again.
 pub const LINK_CONNECT: Duration = Duration::from_secs(10);
+/// What is held of workers' answers to requests that several were asked, in bytes a session. At the cap: a page ends
+/// sooner and goes on with the next; a worker whose reply does not fit is missing from the answer.
+pub const GATHERED: usize = 4 << 20;
+/// Requests of one session that several workers were asked and that are not answered. At the cap: the next is told BUSY.
+pub const SPREADS: usize = 16;
+/// How long a listing waits for a worker that does not answer; without it the page is partial.
+pub const LIST_WAIT: Duration = Duration::from_secs(5);
+/// Deliveries of a merged subscription that are not settled, or whose settlement was not answered. At the cap: the next
+/// is held back.
+pub const UNANSWERED: usize = 65_536;

@@ -24,7 +24,7 @@ pub use self::driver::{Connector, run};
 use self::port::{Inbox, LinkPort};
 use crate::limits::AWAY_RETRY_MS;
 use crate::registry::Copy;
-use crate::upstream::{Away, Port, Upstream};
+use crate::upstream::{Away, Back, Port, Upstream};
 
 /// How a link is.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -102,6 +102,14 @@ impl Upstream for Link {
         shared.wake_driver();
         drop(shared);
         Ok(Box::new(LinkPort::new(Arc::clone(&self.wire), generation, session, inbox)))
+    }
+
+    fn back(&self) -> Back {
+        let mut condition = self.condition();
+        Box::pin(async move {
+            // A link that is never up again ends with its process, and its sessions with it.
+            condition.wait_for(|condition| *condition == Condition::Up).await.ok();
+        })
     }
 }
 

@@ -5,9 +5,18 @@
 //! calls as it can; when a worker goes away, everything of the session that lives there is closed retryably, and when it
 //! is back a LANE is followed by the BINDs it has not heard.
 
+mod aim;
+mod asks;
+mod fold;
 mod gate;
 mod merge;
+mod pages;
+mod part;
+mod sent;
+mod served;
+mod spread;
 mod tables;
+mod tend;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -44,6 +53,8 @@ pub(crate) struct Who {
     pub(crate) tenant: Box<str>,
     pub(crate) role: Role,
     pub(crate) principal: Box<str>,
+    /// `ROLE/NAME`: what a service hears of who calls.
+    pub(crate) caller: Box<str>,
     pub(crate) run: Run,
     pub(crate) abandoned: Run,
     pub(crate) receipts: bool,
@@ -69,6 +80,8 @@ pub(crate) struct Route {
     waiting: VecDeque<(usize, Box<[u8]>)>,
     /// Whose turn is first next time.
     first: usize,
+    /// Workers that something waits for, by place.
+    back: Vec<Option<tend::Waiting>>,
 }
 
 /// What a read or a turn came to, for the counters.
@@ -83,7 +96,7 @@ pub(crate) struct Counted {
 impl Route {
     pub(crate) fn new(edge: Arc<Edge>, who: Who) -> Self {
         let (tables, waiting) = (Tables::default(), VecDeque::new());
-        Self { edge, who, ports: Vec::new(), tables, waiting, first: 0 }
+        Self { edge, who, ports: Vec::new(), tables, waiting, first: 0, back: Vec::new() }
     }
 
     /// Do the workers take more?
@@ -117,6 +130,10 @@ impl Route {
                     port_at(ports, workers, who, place)?.take(wall, &mut std::iter::once(input));
                     Ok(())
                 }),
+                To::Many => gate.ask_many(&mut |place, input| {
+                    port_at(ports, workers, who, place)?.take(wall, &mut std::iter::once(input));
+                    Ok(())
+                }),
             }
         }
         let counted = gate.counted();
@@ -141,11 +158,13 @@ impl Route {
         let mut counted = Counted::default();
         self.say_refusals(machine, now, out);
         self.say_waiting(machine, (now, wall), out, &mut counted);
+        self.tend((now, wall), cx);
         let (count, first) = (self.ports.len(), self.first);
         for at in 0..count {
             self.fill_from((first + at) % count, machine, (now, wall), cx, out, &mut counted);
         }
         self.first = (first + 1) % count.max(1);
+        self.answer(machine, now, out);
         self.note_flight(machine);
         counted
     }

@@ -272,10 +272,8 @@ impl<S: Stream> Connection<S> {
             let left = ends.0.saturating_sub(self.edge.clock.wall().0);
             now.after(Duration::from_millis(left.max(1)))
         });
-        match (machine, ends) {
-            (Some(machine), Some(ends)) => Some(machine.min(ends)),
-            (machine, ends) => machine.or(ends),
-        }
+        let route = self.session.live.as_ref().and_then(|live| live.route.poll_timeout(now));
+        machine.into_iter().chain(ends).chain(route).min()
     }
 }
 
@@ -342,6 +340,7 @@ impl Whole {
             tenant: Box::from(&*tenant),
             role,
             principal: Box::from(&*name),
+            caller: format!("{}/{name}", role.name()).into(),
             run: greeting.run,
             abandoned: greeting.abandoned,
             receipts: greeting.receipts,

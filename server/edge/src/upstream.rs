@@ -43,7 +43,15 @@ pub trait Upstream: Send + Sync {
     /// # Errors
     /// The worker is away.
     fn attach(&self, attach: &Attach<'_>) -> Result<Box<dyn Port>, Away>;
+
+    /// Ready when it is worth attaching again, where it was away. One in the same process never is.
+    fn back(&self) -> Back {
+        Box::pin(std::future::ready(()))
+    }
 }
+
+/// Ready when a worker is back.
+pub type Back = std::pin::Pin<Box<dyn Future<Output = ()> + Send>>;
 
 /// What a port has to say.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -154,8 +162,13 @@ impl Workers {
         if self.all.len() == 1 {
             return 0;
         }
-        let slot = Slot::of(tenant, key);
-        self.slots.get(usize::from(slot.0)).copied().map_or(0, usize::from)
+        self.of_slot(Slot::of(tenant, key).0)
+    }
+
+    /// The place of the worker that has the slot.
+    #[must_use]
+    pub fn of_slot(&self, slot: u8) -> usize {
+        self.slots.get(usize::from(slot)).copied().map_or(0, usize::from)
     }
 }
 

@@ -7,20 +7,18 @@ use std::collections::VecDeque;
 use spile_protocol::{
     code::Code,
     id::{LaneId, LinkSessionId, Number, RouteId},
-    message::{
-        Bind, Credit, End, Lane, Message, Scope, Settle, Source, Subscribe, Target, Void,
-        request::{self, Listing},
-    },
+    message::{Bind, Credit, Lane, Message, Scope, Settle, Source, Subscribe, Void},
     session::edge::{Input as Came, Session},
     time::{Instant, Millis},
 };
 
 use super::{
     Counted, Who,
+    asks::Plan,
     merge::Merge,
     tables::{Sub, Tables},
 };
-use crate::limits::WINDOW;
+use crate::limits::{AWAY_RETRY_MS, WINDOW};
 use crate::policy::{Action, Policy, Resource};
 use crate::upstream::{Away, Input, Port, Workers};
 
@@ -33,23 +31,27 @@ pub(super) enum To {
     Lane(usize),
     /// Every worker: it is about a merged subscription.
     Every,
+    /// Those of the plan: a request that several answer.
+    Many,
 }
 
 /// A read on its way to the workers.
 pub(super) struct Gate<'s, 'i, 'b> {
-    machine: &'s mut Session,
-    tables: &'s mut Tables,
-    who: &'s Who,
+    pub(super) machine: &'s mut Session,
+    pub(super) tables: &'s mut Tables,
+    pub(super) who: &'s Who,
     policy: &'s Policy,
-    workers: &'s Workers,
-    now: Instant,
-    wall: Millis,
+    pub(super) workers: &'s Workers,
+    pub(super) now: Instant,
+    pub(super) wall: Millis,
     bytes: &'i mut &'b [u8],
-    front: Option<(To, LaneId, Input<'b>)>,
+    pub(super) front: Option<(To, LaneId, Input<'s>)>,
+    /// Whom a request that several answer is for.
+    pub(super) plan: Option<Plan>,
     counted: Counted,
 }
 
-impl<'s, 'i, 'b> Gate<'s, 'i, 'b> {
+impl<'s, 'i, 'b: 's> Gate<'s, 'i, 'b> {
     pub(super) fn new(
         machine: &'s mut Session,
         tables: &'s mut Tables,
@@ -60,7 +62,8 @@ impl<'s, 'i, 'b> Gate<'s, 'i, 'b> {
         bytes: &'i mut &'b [u8],
     ) -> Self {
         let counted = Counted::default();
-        Self { machine, tables, who, policy, workers, now, wall, bytes, front: None, counted }
+        let (front, plan) = (None, None);
+        Self { machine, tables, who, policy, workers, now, wall, bytes, front, plan, counted }
     }
 
     pub(super) const fn counted(&self) -> Counted {
@@ -73,8 +76,10 @@ impl<'s, 'i, 'b> Gate<'s, 'i, 'b> {
             match self.machine.handle_input(self.now, self.bytes)? {
                 Came::Upstream { lane, first, message, payload_crc } => {
                     let message = windowed(message);
-                    let input = Input { message, number: first, payload_crc };
-                    self.front = self.judge(lane, &message).map(|to| (to, lane, input));
+                    self.front = self.judge(lane, &message).map(|to| {
+                        let message = self.respelled(message);
+                        (to, lane, Input { message, number: first, payload_crc })
+                    });
                 }
                 Came::Void { lane, first, count, code } => {
                     self.counted.denied += u64::from(count);
@@ -94,13 +99,13 @@ impl<'s, 'i, 'b> Gate<'s, 'i, 'b> {
     pub(super) fn run(
         &mut self,
         place: usize,
-    ) -> impl Iterator<Item = Input<'b>> + use<'_, 's, 'i, 'b> {
+    ) -> impl Iterator<Item = Input<'s>> + use<'_, 's, 'i, 'b> {
         std::iter::from_fn(move || {
             if self.front() == Some(To::Worker(place)) { self.take_front() } else { None }
         })
     }
 
-    fn take_front(&mut self) -> Option<Input<'b>> {
+    fn take_front(&mut self) -> Option<Input<'s>> {
         let (_, _, input) = self.front.take()?;
         if let Message::Event(event) = &input.message {
             self.count(1, event.payload.len());
@@ -146,26 +151,24 @@ impl<'s, 'i, 'b> Gate<'s, 'i, 'b> {
     pub(super) fn spread(&mut self, send: &mut SendTo<'_>) {
         let Some((_, _, input)) = self.front.take() else { return };
         let Some(scope @ Scope::Subscription(id)) = scope_of(&input.message) else { return };
+        let mut to_one = |place, message: &Message<'_>| send(place, spelled(*message));
         if let Message::Subscribe(subscribe) = &input.message {
-            match Merge::new(subscribe, self.workers) {
-                Ok(merge) => self.tables.subscribe(id, Sub::Every(Box::new(merge))),
+            let mut merge = match Merge::new(subscribe, self.workers, self.wall) {
+                Ok(merge) => merge,
                 Err(code) => return self.tables.refuse(scope, code, None),
+            };
+            // spec §8.1.4: the others' events come, and one that is away joins when it is back.
+            if merge.begin(&mut to_one) {
+                self.tables.subscribe(id, Sub::Every(Box::new(merge)));
+            } else {
+                self.tables.refuse(scope, Code::UNAVAILABLE, Some(AWAY_RETRY_MS));
             }
-        }
-        let Some(Sub::Every(merge)) = self.tables.subscription(id) else { return };
-        let sent = merge.send(&input.message, &mut |place, message| send(place, spelled(*message)));
-        // A subscription that would leave out a worker's keys without saying so is none.
-        if let Err(away) = sent {
-            self.tables.refuse(scope, Code::UNAVAILABLE, Some(away.retry_after_ms));
-            let end = Message::End(End { subscription: id });
-            for place in self.tables.forget_subscription(id) {
-                // One that is away has nothing to end.
-                send(place, spelled(end)).ok();
-            }
+        } else if let Some(Sub::Every(merge)) = self.tables.subscription(id) {
+            merge.send(&input.message, &mut to_one);
         }
     }
 
-    fn void(&self, lane: LaneId, number: Number, count: u32, code: Code) -> Message<'b> {
+    fn void(&self, lane: LaneId, number: Number, count: u32, code: Code) -> Message<'s> {
         let (session, time_ms) = (LinkSessionId(0), self.wall.0);
         Message::Void(Void { session, lane, number, count, code, time_ms })
     }
@@ -177,7 +180,7 @@ impl<'s, 'i, 'b> Gate<'s, 'i, 'b> {
         self.tables.lane(lane).map(|lane| lane.place)
     }
 
-    fn may(&mut self, action: Action, resource: Resource<'_>) -> bool {
+    pub(super) fn may(&mut self, action: Action, resource: Resource<'_>) -> bool {
         let decision = self.policy.allowed(self.who.principal(), action, resource);
         if !decision.allowed {
             self.counted.denied += 1;
@@ -187,7 +190,7 @@ impl<'s, 'i, 'b> Gate<'s, 'i, 'b> {
         decision.allowed
     }
 
-    fn place_of(&self, key: &str) -> usize {
+    pub(super) fn place_of(&self, key: &str) -> usize {
         self.workers.of(&self.who.tenant, key)
     }
 
@@ -203,15 +206,8 @@ impl<'s, 'i, 'b> Gate<'s, 'i, 'b> {
             Message::End(end) => self.subscribed(end.subscription),
             Message::Get(get) => self.get(get),
             Message::List(list) => self.list(list),
-            Message::Call(call) => {
-                let service = Resource { key: None, name: call.fields.service };
-                let place = self.place_of(service_key(call.fields.service));
-                self.ask(call.fields.request, Action::Call, service, place)
-            }
-            Message::Serve(serve) => {
-                let service = Resource { key: None, name: serve.service };
-                self.ask(serve.request, Action::Serve, service, self.place_of(serve.service))
-            }
+            Message::Call(call) => self.call(call),
+            Message::Serve(serve) => self.serve(serve),
             Message::Open(open) => {
                 let key = open.key.unwrap_or(&self.who.principal);
                 let place = self.place_of(key);
@@ -229,8 +225,7 @@ impl<'s, 'i, 'b> Gate<'s, 'i, 'b> {
                 self.tables.end_upload(abort.upload);
                 place.map(To::Worker)
             }
-            // Calls come from one worker only until they are merged: where there is one, the answer goes back there.
-            Message::Reply(_) => (self.workers.count() == 1).then_some(To::Worker(0)),
+            Message::Reply(reply) => self.reply(reply),
             // The machine lets none of these through.
             Message::Hello(_)
             | Message::Welcome(_)
@@ -253,7 +248,7 @@ impl<'s, 'i, 'b> Gate<'s, 'i, 'b> {
         }
     }
 
-    fn denied(&mut self, scope: Scope) -> Option<To> {
+    pub(super) fn denied(&mut self, scope: Scope) -> Option<To> {
         self.tables.refuse(scope, Code::FORBIDDEN, None);
         None
     }
@@ -325,46 +320,10 @@ impl<'s, 'i, 'b> Gate<'s, 'i, 'b> {
             Sub::Every(_) => Some(To::Every),
         }
     }
-
-    fn get(&mut self, get: &request::Get<'b>) -> Option<To> {
-        let (action, key, name) = match get.target {
-            Target::State { key, topic } => (Action::StateGet, Some(key), topic),
-            Target::Stream { key } => (Action::StateGet, Some(key), ""),
-            Target::Blob { blob, .. } => (Action::Download, None, blob),
-        };
-        let place = key.map_or(0, |key| self.place_of(key));
-        self.ask(get.request, action, Resource { key, name }, place)
-    }
-
-    fn list(&mut self, list: &request::List<'b>) -> Option<To> {
-        let name = match list.listing {
-            Listing::State | Listing::Blobs | Listing::Uploads | Listing::Services => list.prefix,
-        };
-        if self.workers.count() > 1 {
-            // Pages of several workers have no order yet.
-            self.tables.refuse(Scope::Request(list.request), Code::INVALID, None);
-            return None;
-        }
-        self.ask(list.request, Action::List, Resource { key: None, name }, 0)
-    }
-
-    fn ask(
-        &mut self,
-        request: spile_protocol::id::RequestId,
-        action: Action,
-        resource: Resource<'_>,
-        place: usize,
-    ) -> Option<To> {
-        if !self.may(action, resource) {
-            return self.denied(Scope::Request(request));
-        }
-        self.tables.ask(request, place);
-        Some(To::Worker(place))
-    }
 }
 
 /// How a message goes to one worker.
-type SendTo<'f> = dyn FnMut(usize, Input<'_>) -> Result<(), Away> + 'f;
+pub(super) type SendTo<'f> = dyn FnMut(usize, Input<'_>) -> Result<(), Away> + 'f;
 
 /// A message that has no number and no payload.
 const fn spelled(message: Message<'_>) -> Input<'_> {
@@ -380,14 +339,6 @@ fn windowed(message: Message<'_>) -> Message<'_> {
         Message::Credit(Credit { bytes: credit.bytes.min(WINDOW), ..credit })
     } else {
         message
-    }
-}
-
-/// Whose slot a service has: the registry's own are where the registry is.
-fn service_key(service: &str) -> &str {
-    match service {
-        "$device" | "$group" | "$registry" => "$registry",
-        other => other,
     }
 }
 

@@ -1,8 +1,10 @@
 //! One subscription on every worker, merged under one credit.
 //!
 //! Each worker delivers within its share of the client's credit and counts its own deliveries; the client sees one row
-//! of deliveries, 1, 2, 3 …, and what it settles is mapped back. Order holds for each key, since a key lives on one
-//! worker, and none between keys. Invariant: what is held back never passes the shares, one delivery a worker besides.
+//! of deliveries, 1, 2, 3 …, and what it settles is mapped back (`sent`). Order holds for each key, since a key lives on
+//! one worker, and none between keys. A worker that is away is out; it joins when it is back and goes on where it was
+//! (spec §8.1.4). Invariants: the shares of those that are in never sum to more than the client's credit, one delivery a
+//! worker besides; what is held back never passes the shares; each SETTLE of a group is answered once.
 
 use std::collections::VecDeque;
 
@@ -10,62 +12,49 @@ use spile_protocol::{
     code::Code,
     id::SubscriptionId,
     limits::WORKERS,
-    message::{
-        At, Credit, Deliver, End, From, Full, List, Message, Outcome, Settle, Source, Subscribe,
-        deliver::Kind,
-    },
+    message::{Credit, Deliver, Fault, From, Full, Message, Outcome, Settle, Source, Subscribe},
     session::edge::{Session, Told},
-    time::Instant,
+    time::{Instant, Millis},
 };
 
+use super::part::{Asked, Part, State};
+use super::sent::Sent;
 use super::{park_frame, tables::Heard, unpark};
 use crate::buffers::Turn;
+use crate::limits::{AWAY_RETRY_MS, UNANSWERED};
 use crate::upstream::{Away, Workers};
 
 /// How a message goes to one worker.
-type Send<'f> = dyn FnMut(usize, &Message<'_>) -> Result<(), Away> + 'f;
-
-/// A delivery that the client has not settled.
-#[derive(Clone, Copy, Debug)]
-struct Sent {
-    place: usize,
-    /// Its number at that worker.
-    own: u64,
-    settled: bool,
-}
-
-/// What one worker has to do with it.
-#[derive(Debug, Default)]
-struct Part {
-    name: Box<str>,
-    answered: Option<(u32, u32)>,
-    ended: bool,
-    delivered: u64,
-    seen: u64,
-    key: Box<str>,
-    topic: Box<str>,
-    content_type: Box<str>,
-    schema: u32,
-    encoding: Box<str>,
-}
+pub(super) type Send<'f> = dyn FnMut(usize, &Message<'_>) -> Result<(), Away> + 'f;
 
 /// A merged subscription.
 #[derive(Debug)]
 pub(super) struct Merge {
     id: SubscriptionId,
-    asked: (u32, u32),
+    asked: Asked,
+    credit: (u32, u32),
     parts: Vec<Part>,
-    /// Deliveries from `base` on, in the order the client got them.
-    sent: VecDeque<Sent>,
-    base: u64,
+    sent: Sent,
     /// What the client's credit does not allow yet.
     held: VecDeque<(usize, Box<[u8]>)>,
+    /// The client waits for the CREDIT that says what is kept.
+    unanswered: bool,
+    /// It was told once that the subscription is made.
+    made: bool,
+    /// The shares changed since the workers heard of theirs.
+    respread: bool,
+    /// The client said END.
+    ending: bool,
     over: bool,
 }
 
 impl Merge {
     /// Refused where a worker is not named that has to be, or one is that is none.
-    pub(super) fn new(subscribe: &Subscribe<'_>, workers: &Workers) -> Result<Self, Code> {
+    pub(super) fn new(
+        subscribe: &Subscribe<'_>,
+        workers: &Workers,
+        wall: Millis,
+    ) -> Result<Self, Code> {
         if let Source::Filter { from: From::Positions(named), .. } = subscribe.source {
             let is_named = |name: &str| named.iter().any(|at| at.worker == name);
             let is_worker = |name: &str| workers.iter().any(|worker| worker.name() == name);
@@ -75,14 +64,20 @@ impl Merge {
                 return Err(Code::INVALID);
             }
         }
-        let part = |name: &str| Part { name: Box::from(name), ..Part::default() };
         Ok(Self {
             id: subscribe.subscription,
-            asked: (subscribe.events, subscribe.bytes),
-            parts: workers.iter().map(|worker| part(worker.name())).collect(),
-            sent: VecDeque::new(),
-            base: 1,
+            asked: Asked::of(subscribe, wall),
+            credit: (subscribe.events, subscribe.bytes),
+            parts: workers
+                .iter()
+                .map(|worker| Part::new(worker.name(), &subscribe.source))
+                .collect(),
+            sent: Sent::default(),
             held: VecDeque::new(),
+            unanswered: true,
+            made: false,
+            respread: false,
+            ending: false,
             over: false,
         })
     }
@@ -97,85 +92,139 @@ impl Merge {
         self.over
     }
 
+    fn count_in(&self) -> usize {
+        self.parts.iter().filter(|part| part.is_in()).count()
+    }
+
     /// A worker's share of the client's credit; where there is less than one each, what is too much is held back here.
     fn share(&self) -> (u32, u32) {
-        let count = u32::try_from(self.parts.len()).unwrap_or(1).max(1);
-        let (events, bytes) = self.asked;
+        let count = u32::try_from(self.count_in()).unwrap_or(1).max(1);
+        let (events, bytes) = self.credit;
         ((events / count).max(1), (bytes / count).max(1))
     }
 
-    /// Passes on what the client says of it, to each worker its part.
-    pub(super) fn send(&mut self, message: &Message<'_>, send: &mut Send<'_>) -> Result<(), Away> {
-        if let Message::Subscribe(subscribe) = message {
-            self.subscribe(subscribe, send)
-        } else if let Message::Settle(settle) = message {
-            self.settle(settle, send)
-        } else if let Message::Credit(credit) = message {
-            self.asked = (credit.events, credit.bytes);
-            let (events, bytes) = self.share();
-            self.to_live(&Message::Credit(Credit { events, bytes, ..*credit }), send)
+    /// Subscribes at every worker. The others' events come where one is away; false where all are.
+    pub(super) fn begin(&mut self, send: &mut Send<'_>) -> bool {
+        // As many as there are: those that turn out to be away leave their share to the others.
+        self.parts.iter_mut().for_each(|part| part.state = State::In { unanswered: 0 });
+        for place in 0..self.parts.len() {
+            self.subscribe_at(place, send);
+        }
+        self.respread = self.count_in() < self.parts.len();
+        self.count_in() > 0
+    }
+
+    fn subscribe_at(&mut self, place: usize, send: &mut Send<'_>) {
+        let share = self.share();
+        let (id, asked) = (self.id, &self.asked);
+        let Some(part) = self.parts.get_mut(place) else { return };
+        let mut room = [0; 128];
+        let subscribe = asked.at(id, part, share, &mut room);
+        if send(place, &Message::Subscribe(subscribe)).is_ok() {
+            part.asked_credit();
         } else {
-            self.to_live(message, send)
+            part.state = State::Out { again: None };
         }
     }
 
-    fn to_live(&self, message: &Message<'_>, send: &mut Send<'_>) -> Result<(), Away> {
-        let mut live = self.parts.iter().enumerate().filter(|(_, part)| !part.ended);
-        live.try_for_each(|(place, _)| send(place, message))
+    /// Is it to be subscribed at a worker, where that is there?
+    pub(super) fn waits(&self, place: usize, now: Instant) -> bool {
+        let out = self.parts.get(place).map(|part| &part.state);
+        let again = matches!(out, Some(State::Out { again }) if again.is_none_or(|at| at <= now));
+        again && !self.ending && !self.over
     }
 
-    fn subscribe(&self, subscribe: &Subscribe<'_>, send: &mut Send<'_>) -> Result<(), Away> {
+    /// When a worker is asked again that did not know the group.
+    pub(super) fn due(&self, now: Instant) -> Option<Instant> {
+        self.parts.iter().filter_map(Part::again).filter(|at| *at > now).min()
+    }
+
+    /// A worker came back: it goes on where it was.
+    pub(super) fn join(&mut self, place: usize, send: &mut Send<'_>) {
+        if let Some(part) = self.parts.get_mut(place) {
+            part.state = State::In { unanswered: 0 };
+        }
+        self.subscribe_at(place, send);
+        self.respread = true;
+    }
+
+    /// A worker is away. What it had handed out has ended, and what was not answered did not count as far as is known;
+    /// true where the subscription was not made yet and nobody is left to make it.
+    pub(super) fn lose(&mut self, place: usize) -> bool {
+        let Some(part) = self.parts.get_mut(place).filter(|part| part.is_in()) else {
+            return false;
+        };
+        part.state = if self.ending { State::Ended } else { State::Out { again: None } };
+        self.sent.lose(place);
+        if self.asked.is_group() {
+            self.held.retain(|(at, _)| *at != place);
+        }
+        self.respread = true;
+        !self.made && !self.ending && self.count_in() == 0
+    }
+
+    /// Tells the workers their shares, where those changed.
+    pub(super) fn tend(&mut self, send: &mut Send<'_>) {
+        if std::mem::take(&mut self.respread) && !self.ending && !self.over {
+            self.tell_shares(send);
+        }
+    }
+
+    fn tell_shares(&mut self, send: &mut Send<'_>) {
         let (events, bytes) = self.share();
-        for (place, part) in self.parts.iter().enumerate() {
-            let mut room = [0; 128];
-            let mut subscribe = Subscribe { events, bytes, ..*subscribe };
-            if let Source::Filter { filter, key, from: From::Positions(named) } = subscribe.source {
-                let own = named.iter().filter(|at: &At<'_>| at.worker == &*part.name);
-                // One name and one number fit; a worker that gets none refuses the subscription.
-                let own = List::encode(own, &mut room).unwrap_or_default();
-                subscribe.source = Source::Filter { filter, key, from: From::Positions(own) };
+        let subscription = Some(self.id);
+        let credit = Message::Credit(Credit { subscription, events, bytes, chunk_bytes: None });
+        for (place, part) in self.parts.iter_mut().enumerate().filter(|(_, part)| part.is_in()) {
+            // One that is gone is found to be so in its turn.
+            if part.share != (events, bytes) && send(place, &credit).is_ok() {
+                part.share = (events, bytes);
+                part.asked_credit();
             }
-            send(place, &Message::Subscribe(subscribe))?;
         }
-        Ok(())
     }
 
-    fn settle(&mut self, settle: &Settle<'_>, send: &mut Send<'_>) -> Result<(), Away> {
+    /// Passes on what the client says of it, to each worker its part.
+    pub(super) fn send(&mut self, message: &Message<'_>, send: &mut Send<'_>) {
+        if let Message::Settle(settle) = message {
+            self.settle(settle, send);
+        } else if let Message::Credit(credit) = message {
+            self.credit = (credit.events, credit.bytes);
+            self.unanswered = true;
+            self.tell_shares(send);
+        } else if let Message::End(_) = message {
+            self.ending = true;
+            for (place, part) in self.parts.iter_mut().enumerate() {
+                if !part.is_in() || send(place, message).is_err() {
+                    part.state = State::Ended;
+                }
+            }
+        }
+    }
+
+    fn settle(&mut self, settle: &Settle<'_>, send: &mut Send<'_>) {
         if settle.outcome == Outcome::Seen {
             return self.seen(settle, send);
         }
-        let at = settle.delivery.checked_sub(self.base).and_then(|at| usize::try_from(at).ok());
-        let Some(sent) = at.and_then(|at| self.sent.get_mut(at)) else { return Ok(()) };
-        sent.settled |= settle.events == 0;
-        let (place, delivery) = (sent.place, sent.own);
-        while self.sent.front().is_some_and(|sent| sent.settled) {
-            self.pop();
+        if let Some((place, delivery)) = self.sent.settle(settle)
+            && send(place, &Message::Settle(Settle { delivery, ..*settle })).is_err()
+        {
+            self.sent.lose(place);
         }
-        send(place, &Message::Settle(Settle { delivery, ..*settle }))
     }
 
     /// SEEN counts for all up to it: each worker hears of its own last one.
-    fn seen(&mut self, settle: &Settle<'_>, send: &mut Send<'_>) -> Result<(), Away> {
-        let mut touched = [false; WORKERS];
-        while self.base <= settle.delivery {
-            let Some(sent) = self.pop() else { break };
-            if let (Some(part), Some(touched)) =
-                (self.parts.get_mut(sent.place), touched.get_mut(sent.place))
-            {
-                (part.seen, *touched) = (sent.own, true);
+    fn seen(&mut self, settle: &Settle<'_>, send: &mut Send<'_>) {
+        let mut last = [None; WORKERS];
+        self.sent.seen(settle.delivery, |place, own| {
+            if let Some(last) = last.get_mut(place) {
+                *last = Some(own);
             }
+        });
+        for (place, own) in last.into_iter().enumerate() {
+            let Some(delivery) = own else { continue };
+            // One that is gone has nothing in flight any more.
+            send(place, &Message::Settle(Settle { delivery, ..*settle })).ok();
         }
-        let parts = self.parts.iter().enumerate().zip(touched).filter(|(_, touched)| *touched);
-        for ((place, part), _) in parts {
-            send(place, &Message::Settle(Settle { delivery: part.seen, ..*settle }))?;
-        }
-        Ok(())
-    }
-
-    fn pop(&mut self) -> Option<Sent> {
-        let sent = self.sent.pop_front()?;
-        self.base += 1;
-        Some(sent)
     }
 
     /// Passes on what a worker says of it.
@@ -189,25 +238,66 @@ impl Merge {
         out: &mut Turn<'_>,
     ) -> Result<Heard, Full> {
         if let Message::Deliver(deliver) = message {
-            self.deliver(place, deliver, payload_crc, machine, now, out)
-        } else if let Message::Credit(credit) = message {
-            self.credit(place, credit, machine, now, out)
-        } else if let Message::End(_) = message {
-            if let Some(part) = self.parts.get_mut(place) {
-                part.ended = true;
-            }
-            self.end(machine, now, out)
-        } else if let Message::Settle(settle) = message {
-            let number = self.number_of(place, settle.delivery);
-            let Some(delivery) = number else { return Ok(Heard::default()) };
-            let settle = Message::Settle(Settle { delivery, ..*settle });
-            machine.handle_downstream(now, &settle, 0, out).map(|_told| Heard::default())
-        } else {
-            // A fault of one worker's part is one of the whole: the others hear that it is over.
-            let told = machine.handle_downstream(now, message, payload_crc, out)?;
-            let over = (told == Told::Said).then_some(self.id);
-            Ok(Heard { delivered: 0, over })
+            return self.deliver(place, deliver, payload_crc, machine, now, out);
         }
+        if let Message::Settle(settle) = message {
+            return self.settled(place, settle, machine, now, out);
+        }
+        if let Message::Fault(fault) = message {
+            return self.faulted(place, fault, machine, now, out);
+        }
+        let Some(part) = self.parts.get_mut(place) else { return Ok(Heard::default()) };
+        if let Message::Credit(credit) = message {
+            part.kept(credit);
+        } else if let Message::End(_) = message {
+            part.state = State::Ended;
+            self.respread = true;
+        }
+        let delivered = self.speak(machine, now, out);
+        Ok(Heard { delivered, over: None })
+    }
+
+    /// A fault of one worker's part is one of the whole: the others hear that it is over. But a worker may not have heard
+    /// of a group yet that others know: it is asked again.
+    fn faulted(
+        &mut self,
+        place: usize,
+        fault: &Fault<'_>,
+        machine: &mut Session,
+        now: Instant,
+        out: &mut Turn<'_>,
+    ) -> Result<Heard, Full> {
+        let others = self.parts.iter().enumerate().any(|(at, part)| at != place && part.is_in());
+        if self.asked.is_group() && fault.code == Code::NOT_FOUND && others && !self.ending {
+            let wait = std::time::Duration::from_millis(u64::from(AWAY_RETRY_MS));
+            if let Some(part) = self.parts.get_mut(place) {
+                part.state = State::Out { again: Some(now.after(wait)) };
+            }
+            self.sent.lose(place);
+            self.held.retain(|(at, _)| *at != place);
+            self.respread = true;
+            let delivered = self.speak(machine, now, out);
+            return Ok(Heard { delivered, over: None });
+        }
+        let told = machine.handle_downstream(now, &Message::Fault(*fault), 0, out)?;
+        Ok(Heard { delivered: 0, over: (told == Told::Said).then_some(self.id) })
+    }
+
+    fn settled(
+        &mut self,
+        place: usize,
+        settle: &Settle<'_>,
+        machine: &mut Session,
+        now: Instant,
+        out: &mut Turn<'_>,
+    ) -> Result<Heard, Full> {
+        let number = self.sent.number_of(place, settle.delivery);
+        let Some(delivery) = number else { return Ok(Heard::default()) };
+        let answer = Message::Settle(Settle { delivery, ..*settle });
+        // Said or not: the client needs no other answer.
+        let _told: Told = machine.handle_downstream(now, &answer, 0, out)?;
+        self.sent.answered(delivery);
+        Ok(Heard::default())
     }
 
     fn deliver(
@@ -219,10 +309,10 @@ impl Merge {
         now: Instant,
         out: &mut Turn<'_>,
     ) -> Result<Heard, Full> {
+        let waits = !self.held.is_empty() || self.unanswered || self.sent.len() >= UNANSWERED;
         let Some(part) = self.parts.get_mut(place) else { return Ok(Heard::default()) };
-        let events = u64::from(deliver.lengths.count());
+        let events = deliver.lengths.count();
         let message = Message::Deliver(part.spell(deliver));
-        let waits = !self.held.is_empty();
         let told = if waits {
             Told::NoCredit
         } else {
@@ -232,74 +322,102 @@ impl Merge {
             let frame = park_frame(&message, payload_crc);
             self.held.extend(frame.map(|frame| (place, frame)));
         }
+        let next = deliver.position.0.saturating_add(u64::from(events));
+        part.next = Some(next);
         Ok(self.told(place, told, events))
     }
 
-    fn told(&mut self, place: usize, told: Told, events: u64) -> Heard {
+    fn told(&mut self, place: usize, told: Told, events: u32) -> Heard {
         match told {
             Told::Delivered(_) => {
-                if let Some(part) = self.parts.get_mut(place) {
-                    part.delivered += 1;
-                    self.sent.push_back(Sent { place, own: part.delivered, settled: false });
-                }
-                Heard { delivered: events, over: None }
+                let own = self.parts.get_mut(place).map_or(0, Part::deliver);
+                self.sent.push(place, own, events);
+                Heard { delivered: u64::from(events), over: None }
             }
             Told::TooLong => Heard { delivered: 0, over: Some(self.id) },
             Told::Said | Told::Dropped | Told::NoCredit => Heard::default(),
         }
     }
 
-    fn credit(
+    /// Says what the client may hear now: what is kept of its credit, what did not count, what was held back, and the end.
+    /// How many events it was.
+    pub(super) fn speak(&mut self, machine: &mut Session, now: Instant, out: &mut Turn<'_>) -> u64 {
+        if self.over || self.say_credit(machine, now, out).is_err() {
+            return 0;
+        }
+        if self.say_uncounted(machine, now, out).is_err() {
+            return 0;
+        }
+        let delivered = self.say_held(machine, now, out);
+        // An END that finds no room is said in the next turn.
+        self.say_end(machine, now, out).map_or(delivered, |()| delivered)
+    }
+
+    /// spec §8.1.1: once all that are there have said what they keep.
+    fn say_credit(
         &mut self,
-        place: usize,
-        credit: &Credit,
         machine: &mut Session,
         now: Instant,
         out: &mut Turn<'_>,
-    ) -> Result<Heard, Full> {
-        if let Some(part) = self.parts.get_mut(place) {
-            part.answered = Some((credit.events, credit.bytes));
+    ) -> Result<(), Full> {
+        let known = self.parts.iter().all(Part::has_answered);
+        if !self.unanswered || self.ending || !known || self.parts.iter().all(Part::is_out) {
+            return Ok(());
         }
-        let sum = self.parts.iter().try_fold((0_u32, 0_u32), |(events, bytes), part| {
-            let (more_events, more_bytes) = part.answered?;
-            Some((events.saturating_add(more_events), bytes.saturating_add(more_bytes)))
+        let kept = self.parts.iter().filter_map(|part| part.kept);
+        let (events, bytes) = kept.fold((0_u32, 0_u32), |(events, bytes), (more, most)| {
+            (events.saturating_add(more), bytes.saturating_add(most))
         });
-        if let Some((events, bytes)) = sum {
-            let (events, bytes) = (events.min(self.asked.0), bytes.min(self.asked.1));
-            let credit = Message::Credit(Credit { events, bytes, ..*credit });
-            return machine.handle_downstream(now, &credit, 0, out).map(|_told| Heard::default());
+        let (events, bytes) = (events.min(self.credit.0), bytes.min(self.credit.1));
+        let (events, bytes) = if events == 0 { self.credit } else { (events, bytes) };
+        let subscription = Some(self.id);
+        let credit = Message::Credit(Credit { subscription, events, bytes, chunk_bytes: None });
+        let _told: Told = machine.handle_downstream(now, &credit, 0, out)?;
+        (self.unanswered, self.made) = (false, true);
+        Ok(())
+    }
+
+    /// spec §8.3.5: what was settled of deliveries that have ended did not count.
+    fn say_uncounted(
+        &mut self,
+        machine: &mut Session,
+        now: Instant,
+        out: &mut Turn<'_>,
+    ) -> Result<(), Full> {
+        while let Some(delivery) = self.sent.uncounted() {
+            let (subscription, outcome) = (self.id, Outcome::Seen);
+            let answer = Settle { subscription, delivery, outcome, events: 0, reason: "" };
+            let _told: Told = machine.handle_downstream(now, &Message::Settle(answer), 0, out)?;
+            self.sent.told_uncounted();
         }
-        Ok(Heard::default())
+        Ok(())
     }
 
     /// It ends when every worker's part has, and nothing is held back.
-    fn end(
+    fn say_end(
         &mut self,
         machine: &mut Session,
         now: Instant,
         out: &mut Turn<'_>,
-    ) -> Result<Heard, Full> {
-        if self.held.is_empty() && !self.over && self.parts.iter().all(|part| part.ended) {
-            let end = Message::End(End { subscription: self.id });
+    ) -> Result<(), Full> {
+        let ended = self.parts.iter().all(|part| matches!(part.state, State::Ended));
+        if (self.held.is_empty() || self.ending) && !self.over && ended {
+            let end = Message::End(spile_protocol::message::End { subscription: self.id });
             self.over = machine.handle_downstream(now, &end, 0, out)? != Told::NoCredit;
         }
-        Ok(Heard::default())
+        Ok(())
     }
 
     /// Says what is held back, as far as the client's credit goes: how many events.
-    pub(super) fn say_held(
-        &mut self,
-        machine: &mut Session,
-        now: Instant,
-        out: &mut Turn<'_>,
-    ) -> u64 {
+    fn say_held(&mut self, machine: &mut Session, now: Instant, out: &mut Turn<'_>) -> u64 {
         let mut delivered = 0;
-        while let Some((place, frame)) = self.held.pop_front() {
+        while self.sent.len() < UNANSWERED
+            && let Some((place, frame)) = self.held.pop_front()
+        {
             let told = unpark(&frame).map(|(message, payload_crc)| {
-                (
-                    machine.handle_downstream(now, &message, payload_crc, out),
-                    super::tables::events_of(&message),
-                )
+                let events = super::tables::events_of(&message);
+                let events = u32::try_from(events).unwrap_or(u32::MAX);
+                (machine.handle_downstream(now, &message, payload_crc, out), events)
             });
             match told {
                 Some((Ok(Told::NoCredit) | Err(Full), _)) => {
@@ -310,40 +428,6 @@ impl Merge {
                 None => {}
             }
         }
-        // An END that finds no room is said in the next turn.
-        self.end(machine, now, out).map_or(delivered, |_heard| delivered)
-    }
-
-    fn number_of(&self, place: usize, own: u64) -> Option<u64> {
-        let at = self.sent.iter().position(|sent| sent.place == place && sent.own == own)?;
-        Some(self.base + u64::try_from(at).ok()?)
-    }
-}
-
-impl Part {
-    /// The delivery with all that the worker has spelled before: the client's last one may be another worker's.
-    fn spell<'a>(&'a mut self, deliver: &Deliver<'a>) -> Deliver<'a> {
-        let keep = |old: &mut Box<str>, new: Option<&str>| {
-            if let Some(new) = new.filter(|&new| new != &**old) {
-                *old = Box::from(new);
-            }
-        };
-        keep(&mut self.key, deliver.key);
-        keep(&mut self.topic, deliver.topic);
-        keep(&mut self.content_type, deliver.kind.map(|kind| kind.content_type));
-        keep(&mut self.encoding, deliver.kind.map(|kind| kind.encoding));
-        self.schema = deliver.kind.map_or(self.schema, |kind| kind.schema);
-        let kind = Kind {
-            content_type: &self.content_type,
-            schema: self.schema,
-            encoding: &self.encoding,
-        };
-        Deliver {
-            key: Some(&self.key),
-            topic: Some(&self.topic),
-            kind: Some(kind),
-            worker: Some(&self.name),
-            ..*deliver
-        }
+        delivered
     }
 }

@@ -7,7 +7,7 @@ use spile_protocol::{
     frame,
     id::{LaneId, RequestId, RouteId, SubscriptionId},
     limits::FRAME_LINK,
-    message::{Bind, Fault, Full, Message, Scope, Sender},
+    message::{Bind, Body, Call, Fault, Full, Message, Scope, Sender},
     session::{
         Transmit,
         edge::{Session, Told},
@@ -15,9 +15,10 @@ use spile_protocol::{
     time::Instant,
 };
 
-use super::{Counted, merge::Merge, park_frame, unpark};
+use super::{Counted, merge::Merge, park_frame, served::Served, spread::Spread, unpark};
 use crate::buffers::Turn;
-use crate::upstream::Away;
+use crate::limits::SPREADS;
+use crate::upstream::{Away, Workers};
 
 /// A lane that was opened.
 #[derive(Debug)]
@@ -48,6 +49,15 @@ pub(super) enum Sub {
     Every(Box<Merge>),
 }
 
+/// Where a request is asked.
+#[derive(Debug)]
+enum Asks {
+    /// Of one worker.
+    One(usize),
+    /// Of several: what they answer is gathered.
+    Many(Box<Spread>),
+}
+
 /// What the client is told is refused.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Refusal {
@@ -69,9 +79,14 @@ pub(super) struct Tables {
     lanes: Vec<Lane>,
     bound: Vec<Bound>,
     subscriptions: Vec<(SubscriptionId, Sub)>,
-    requests: Vec<(RequestId, usize)>,
+    requests: Vec<(RequestId, Asks)>,
     uploads: Vec<(u32, usize)>,
+    pub(super) served: Served,
     pub(super) refusals: VecDeque<Refusal>,
+    /// Answers of the edge's own, as frames: they go out when there is room.
+    answers: VecDeque<Box<[u8]>>,
+    /// Calls that got a trace here.
+    pub(super) traces: u32,
 }
 
 impl Tables {
@@ -120,7 +135,22 @@ impl Tables {
     }
 
     pub(super) fn ask(&mut self, request: RequestId, place: usize) {
-        self.requests.push((request, place));
+        self.requests.push((request, Asks::One(place)));
+    }
+
+    /// May one more request be asked of several workers?
+    pub(super) fn may_spread(&self) -> bool {
+        let many = |(_, asks): &&(RequestId, Asks)| matches!(asks, Asks::Many(_));
+        self.requests.iter().filter(many).count() < SPREADS
+    }
+
+    pub(super) fn spread(&mut self, request: RequestId, spread: Spread) {
+        self.requests.push((request, Asks::Many(Box::new(spread))));
+    }
+
+    /// Says an answer of the edge's own.
+    pub(super) fn answer(&mut self, frames: impl IntoIterator<Item = Box<[u8]>>) {
+        self.answers.extend(frames);
     }
 
     pub(super) fn upload(&mut self, upload: u32, place: usize) {
@@ -161,22 +191,31 @@ impl Tables {
         let mut refuse = |scope| {
             refusals.push_back(Refusal { scope, code: Code::UNAVAILABLE, retry_after_ms: retry });
         };
-        self.subscriptions.retain(|(id, sub)| {
+        self.subscriptions.retain_mut(|(id, sub)| {
             let lost = match sub {
                 Sub::One(at, _) => there(*at),
-                Sub::Every(_) => true,
+                // spec §8.1.4: the others' events come.
+                Sub::Every(merge) => merge.lose(place),
             };
             if lost {
                 refuse(Scope::Subscription(*id));
             }
             !lost
         });
-        self.requests.retain(|(request, at)| {
-            if there(*at) {
+        self.requests.retain_mut(|(request, asks)| {
+            let lost = match asks {
+                Asks::One(at) => there(*at),
+                Asks::Many(spread) => {
+                    spread.lose(place);
+                    false
+                }
+            };
+            if lost {
                 refuse(Scope::Request(*request));
             }
-            !there(*at)
+            !lost
         });
+        self.served.lose(place);
         self.uploads.retain(|(upload, at)| {
             if there(*at) {
                 refuse(Scope::Upload { upload: *upload, expected: 0 });
@@ -216,12 +255,16 @@ impl Tables {
             }
             Some(Sub::One(..)) | None => {}
         }
+        if self.served.answered(place, message) || self.gather(place, message, payload_crc) {
+            return Ok(Heard::default());
+        }
+        if let Message::Call(call) = message {
+            return self.call(place, call, payload_crc, machine, now, out);
+        }
         let told = machine.handle_downstream(now, message, payload_crc, out)?;
         if told == Told::NoCredit {
-            match id.and_then(|id| self.subscription(id)) {
-                Some(Sub::One(_, held)) => held.extend(park_frame(message, payload_crc)),
-                // A CALL above what the client may have open: whoever asked hears nothing and asks again in time.
-                Some(Sub::Every(_)) | None => {}
+            if let Some(Sub::One(_, held)) = id.and_then(|id| self.subscription(id)) {
+                held.extend(park_frame(message, payload_crc));
             }
             return Ok(Heard::default());
         }
@@ -241,7 +284,7 @@ impl Tables {
         for (id, sub) in &mut self.subscriptions {
             let is_over = match sub {
                 Sub::Every(merge) => {
-                    counted.delivered += merge.say_held(machine, now, out);
+                    counted.delivered += merge.speak(machine, now, out);
                     merge.is_over()
                 }
                 Sub::One(_, held) if held.is_empty() => false,
@@ -278,6 +321,109 @@ impl Tables {
             Scope::Upload { upload, .. } => self.end_upload(upload),
             Scope::Session | Scope::Lane { .. } | Scope::Number { .. } | Scope::Route(_) => {}
         }
+    }
+
+    /// Keeps what a worker answers to a request that several were asked.
+    fn gather(&mut self, place: usize, message: &Message<'_>, payload_crc: u32) -> bool {
+        let Some(request) = request_of(message) else { return false };
+        let held: usize = self.spreads().map(|(_, spread)| spread.held()).sum();
+        let Some((_, spread)) = self.spreads().find(|(known, _)| *known == request) else {
+            return false;
+        };
+        let others = held.saturating_sub(spread.held());
+        spread.hear(place, message, payload_crc, others);
+        true
+    }
+
+    fn spreads(&mut self) -> impl Iterator<Item = (RequestId, &mut Spread)> {
+        self.requests.iter_mut().filter_map(|(request, asks)| match asks {
+            Asks::Many(spread) => Some((*request, &mut **spread)),
+            Asks::One(_) => None,
+        })
+    }
+
+    /// When requests that several were asked are answered with what came, and workers asked again.
+    pub(super) fn due(&self, now: Instant) -> impl Iterator<Item = Instant> {
+        let spreads = self.requests.iter().filter_map(|(_, asks)| match asks {
+            Asks::Many(spread) => Some(spread.due()),
+            Asks::One(_) => None,
+        });
+        let merges = self.subscriptions.iter().flat_map(move |(_, sub)| match sub {
+            Sub::Every(merge) => merge.due(now),
+            Sub::One(..) => None,
+        });
+        spreads.chain(merges)
+    }
+
+    /// Answers what several workers were asked, and all have answered or whose time is over.
+    pub(super) fn finish(
+        &mut self,
+        now: Instant,
+        workers: &Workers,
+        edge: impl Fn() -> serde_json::Map<String, serde_json::Value>,
+    ) {
+        let over = |spread: &Spread| spread.is_done() || spread.due() <= now;
+        while let Some(at) = self
+            .requests
+            .iter()
+            .position(|(_, asks)| matches!(asks, Asks::Many(spread) if over(spread)))
+        {
+            if let (request, Asks::Many(spread)) = self.requests.swap_remove(at) {
+                self.answers.extend(spread.finish(request, workers, &edge));
+            }
+        }
+    }
+
+    /// Says the edge's own answers, as long as there is room.
+    pub(super) fn say_answers(&mut self, machine: &mut Session, now: Instant, out: &mut Turn<'_>) {
+        while let Some(frame) = self.answers.pop_front() {
+            let Some((message, payload_crc)) = unpark(&frame) else { continue };
+            if machine.handle_downstream(now, &message, payload_crc, out).is_err() {
+                return self.answers.push_front(frame);
+            }
+        }
+        self.answers = VecDeque::new();
+    }
+
+    /// A worker's call, in the row of the client's numbers. One that the client can't take is answered for it.
+    fn call(
+        &mut self,
+        place: usize,
+        call: &Body<'_, Call<'_>>,
+        payload_crc: u32,
+        machine: &mut Session,
+        now: Instant,
+        out: &mut Turn<'_>,
+    ) -> Result<Heard, Full> {
+        let own = call.fields.request;
+        let message = Message::Call(self.served.number(call));
+        let code = match machine.handle_downstream(now, &message, payload_crc, out)? {
+            Told::Said | Told::Delivered(_) => {
+                self.served.called(place, own);
+                return Ok(Heard::default());
+            }
+            Told::TooLong => Code::TOO_LARGE,
+            Told::NoCredit => Code::BUSY,
+            Told::Dropped => Code::UNAVAILABLE,
+        };
+        self.served.refuse(place, own, code);
+        Ok(Heard::default())
+    }
+
+    /// Everything at a worker that goes on when it is back.
+    pub(super) fn waits(&self, place: usize, now: Instant) -> bool {
+        self.served.waits(place)
+            || self.subscriptions.iter().any(|(_, sub)| match sub {
+                Sub::Every(merge) => merge.waits(place, now),
+                Sub::One(..) => false,
+            })
+    }
+
+    pub(super) fn merges(&mut self) -> impl Iterator<Item = &mut Merge> {
+        self.subscriptions.iter_mut().filter_map(|(_, sub)| match sub {
+            Sub::Every(merge) => Some(&mut **merge),
+            Sub::One(..) => None,
+        })
     }
 
     fn answered(&mut self, request: RequestId, more: bool) {
@@ -344,6 +490,19 @@ pub(super) fn subscription_of(message: &Message<'_>) -> Option<SubscriptionId> {
         Some(settle.subscription)
     } else if let Message::Fault(Fault { scope: Scope::Subscription(id), .. }) = message {
         Some(*id)
+    } else {
+        None
+    }
+}
+
+/// The request a worker's message answers.
+pub(super) fn request_of(message: &Message<'_>) -> Option<RequestId> {
+    if let Message::Value(value) = message {
+        Some(value.fields.request)
+    } else if let Message::Reply(reply) = message {
+        Some(reply.fields.request)
+    } else if let Message::Fault(Fault { scope: Scope::Request(request), .. }) = message {
+        Some(*request)
     } else {
         None
     }

@@ -15,6 +15,7 @@ use tokio::net::TcpStream;
 use tokio_rustls::server::TlsStream;
 
 use crate::clock::unix_seconds;
+use crate::gulp::Gulp;
 use crate::tls::{AcceptError, Acceptor, Deadlines};
 
 /// TLS, with or without a client certificate.
@@ -36,11 +37,11 @@ impl Tls {
 }
 
 impl Door for Tls {
-    type Stream = TlsStream<TcpStream>;
+    type Stream = TlsStream<Gulp<TcpStream>>;
     type Refusal = AcceptError;
 
     async fn open(&self, io: TcpStream) -> Result<(Self::Stream, Presented), AcceptError> {
-        let accepted = self.acceptor.accept(io, self.deadlines, unix_seconds()).await?;
+        let accepted = self.acceptor.accept(Gulp::new(io), self.deadlines, unix_seconds()).await?;
         let (_, connection) = accepted.stream.get_ref();
         let channel = exporter(connection).map(Channel::Tls).map_err(AcceptError::Handshake)?;
         let identity = accepted.identity.map(|identity| Identity {

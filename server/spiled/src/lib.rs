@@ -10,6 +10,7 @@ pub mod config;
 pub mod data;
 pub mod door;
 pub mod durable;
+pub mod gulp;
 pub mod health;
 pub mod inprocess;
 pub mod links;

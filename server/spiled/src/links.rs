@@ -25,6 +25,7 @@ use tokio_util::task::TaskTracker;
 use crate::clock::unix_seconds;
 use crate::config::{EdgeLink, SlotSet, WorkerLink};
 use crate::door::random;
+use crate::gulp::Gulp;
 use crate::health::{Colour, Health};
 use crate::start::Room;
 use crate::tls::{self, Acceptor, Deadlines, LinkConnector};
@@ -163,7 +164,7 @@ impl Port {
 
     async fn link(&self, io: TcpStream, place: OwnedSemaphorePermit) -> anyhow::Result<()> {
         io.set_nodelay(true)?;
-        let accepting = self.acceptor.accept(io, deadlines(), unix_seconds());
+        let accepting = self.acceptor.accept(Gulp::new(io), deadlines(), unix_seconds());
         let Some(accepted) = self.stop.run_until_cancelled(accepting).await else { return Ok(()) };
         let mut accepted = accepted?;
         drop(place);
@@ -229,12 +230,12 @@ struct To {
 }
 
 impl Connector for To {
-    type Stream = TlsStream<TcpStream>;
+    type Stream = TlsStream<Gulp<TcpStream>>;
 
     async fn connect(&self) -> io::Result<Self::Stream> {
         let tcp = TcpStream::connect(&self.address).await?;
         tcp.set_nodelay(true)?;
-        self.connector.connect(tcp, &self.worker).await.map_err(io::Error::other)
+        self.connector.connect(Gulp::new(tcp), &self.worker).await.map_err(io::Error::other)
     }
 }
 

@@ -19,6 +19,7 @@ use crate::{
     registry::Device,
     slab::Ix,
     tables::{Forgotten, Producer, RunEntry, Stream, Tables},
+    values::ValueRows,
 };
 
 /// What begins each kind of row.
@@ -28,6 +29,7 @@ mod row {
     pub(super) const NUMBERS: u8 = b'n';
     pub(super) const DEVICE: u8 = b'd';
     pub(super) const CLOCK: u8 = b't';
+    pub(super) const VALUE: u8 = b'v';
 }
 
 /// A key and its value.
@@ -67,7 +69,7 @@ fn put(out: &mut Vec<u8>, value: u64) {
     out.extend_from_slice(bytes.get(..used).unwrap_or_default());
 }
 
-fn values(of: &[u64]) -> Vec<u8> {
+pub(crate) fn values(of: &[u64]) -> Vec<u8> {
     let mut out = Vec::with_capacity(of.len() * 4);
     of.iter().for_each(|&value| put(&mut out, value));
     out
@@ -107,6 +109,7 @@ pub(crate) struct Copied {
     under: HashMap<Ix<Producer>, (Arc<str>, Run, Arc<str>)>,
     forgotten: Vec<Forgotten>,
     devices: Vec<Device>,
+    values: ValueRows,
     time_ms: u64,
     applied: u64,
 }
@@ -118,8 +121,10 @@ impl Copied {
         core.tables.sweep();
         let changed = std::mem::take(&mut core.tables.changed);
         let devices = core.registered.take_dirty();
+        core.sweep_values();
         let tables = &mut core.tables;
         let mut copied = Self::empty(changed.forgotten, devices);
+        copied.values = core.values.changed_rows();
         for ix in changed.streams {
             if let Some(stream) = tables.streams.get_mut(ix) {
                 stream.dirty = false;
@@ -147,8 +152,10 @@ impl Copied {
         core.look();
         core.tables.sweep();
         let devices = core.registered.iter().cloned().collect();
+        core.sweep_values();
         let tables = &core.tables;
         let mut copied = Self::empty(Vec::new(), devices);
+        copied.values = core.values.all_rows();
         copied.streams =
             tables.streams.iter().map(|(ix, stream)| (ix, stream_row(stream))).collect();
         for (ix, run) in tables.runs.iter() {
@@ -171,6 +178,7 @@ impl Copied {
             under: HashMap::new(),
             forgotten,
             devices,
+            values: ValueRows::default(),
             time_ms: 0,
             applied: 0,
         }
@@ -206,7 +214,7 @@ impl Copied {
 
     /// As rows, in the order of their keys.
     pub(crate) fn rows(self) -> Changes {
-        let Self { streams, runs, numbers, under, forgotten, devices, time_ms, applied } = self;
+        let Self { streams, runs, numbers, under, forgotten, devices, time_ms, applied, .. } = self;
         let mut rows: Vec<Row> = Vec::with_capacity(streams.len() + runs.len() + numbers.len());
         for StreamRow { name, id, version, position } in streams.into_values() {
             if id != 0 {
@@ -228,11 +236,13 @@ impl Copied {
         }
         rows.extend(devices.iter().filter_map(device_row));
         rows.push((vec![row::CLOCK], values(&[time_ms])));
+        rows.extend(self.values.rows(row::VALUE));
         rows.sort_unstable();
         let removed = forgotten.iter().flat_map(|Forgotten { principal, run }| {
             [row::RUN, row::NUMBERS].map(|kind| run_key(kind, *run, principal))
         });
-        Changes { removed: removed.collect(), rows, applied }
+        let removed = removed.chain(self.values.removed(row::VALUE)).collect();
+        Changes { removed, rows, applied }
     }
 }
 
@@ -281,7 +291,7 @@ fn device_row(device: &Device) -> Option<Row> {
     Some((key, serde_json::to_vec(device).ok()?))
 }
 
-fn text(bytes: &[u8]) -> Result<&str, BadRow> {
+pub(crate) fn text(bytes: &[u8]) -> Result<&str, BadRow> {
     std::str::from_utf8(bytes).map_err(|_| BadRow)
 }
 
@@ -307,6 +317,7 @@ impl Rebuilt {
                 self.registered.load(device);
                 Ok(())
             }
+            row::VALUE => self.values.load_row(name, value),
             row::CLOCK => {
                 self.tables.time_ms = fields.varint("time")?;
                 Ok(())

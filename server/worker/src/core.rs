@@ -28,6 +28,7 @@ use crate::{
     slab::Ix,
     tables::{At, Stream, Tables},
     undo::{Before, Cut},
+    values::Values,
 };
 
 /// A record on its way to the log.
@@ -81,6 +82,7 @@ pub(crate) struct Core {
     pub(crate) heads: BytesMut,
     pub(crate) sessions: HashMap<(Arc<str>, Run), Attached>,
     pub(crate) registered: Registered,
+    pub(crate) values: Values,
     /// Sessions that wait for edges to keep a change of the registry.
     pub(crate) confirmers: Vec<Weak<Bell>>,
 }
@@ -90,6 +92,7 @@ impl Core {
         log: Arc<dyn EventLog>,
         tables: Tables,
         registered: Registered,
+        values: Values,
         waiting: Arc<AtomicUsize>,
     ) -> Self {
         let durable = log.durable();
@@ -113,6 +116,7 @@ impl Core {
             heads: BytesMut::new(),
             sessions: HashMap::new(),
             registered,
+            values,
             confirmers: Vec::new(),
         }
     }
@@ -169,6 +173,7 @@ impl Core {
         let end = self.call_from;
         self.undo(end);
         self.registered.cut(end);
+        self.values.cut(end);
         self.look();
         self.begin();
         Refusal { end, code }

@@ -3,7 +3,7 @@
 //! An event costs no allocation, no look-up by name and no wait: its lane holds places in the tables, its route holds the
 //! prefix of its record.
 
-use std::sync::MutexGuard;
+use std::sync::{Arc, MutexGuard};
 
 use bytes::Bytes;
 use spile_protocol::{
@@ -20,13 +20,14 @@ use spile_protocol::{
 use crate::{
     answers::{What, receipt},
     block::behind,
-    core::{Core, Put, Refusal},
+    core::{Core, Placed, Put, Refusal},
     limits::CALL_BYTES,
     record::{self, VoidTail, kind},
     said::Said,
     session::{Desk, Lane, Route},
     status::Tally,
     tables::{At, checked_key},
+    values::{Change, Value},
     worker::Worker,
 };
 
@@ -198,8 +199,30 @@ impl<'a> Intake<'a> {
         core.heads.extend_from_slice(&route.prefix);
         let written = record::put_event(&mut core.heads, now.0, number, &event.extras);
         let wanted = desk.who.receipts || event.extras.receipt;
-        let payload = payload.clone();
-        self.put(came, kind::EVENT, written.is_ok(), (payload, payload_crc), wanted);
+        let (payload, kept) = (payload.clone(), route.kept.clone());
+        let length = payload.len();
+        let placed = self.put(came, kind::EVENT, written.is_ok(), (payload, payload_crc), wanted);
+        if let (Some(name), Some(placed)) = (kept, placed) {
+            self.keep(name, came, placed, event.extras.ttl_ms, length);
+        }
+    }
+
+    /// The record's last event is the latest of a kept topic, once it is durable.
+    fn keep(
+        &mut self,
+        name: Arc<str>,
+        came: Came,
+        placed: Placed,
+        ttl_ms: Option<u64>,
+        length: usize,
+    ) {
+        let core = &mut *self.core;
+        let behind = u64::from(came.count).saturating_sub(1);
+        let (position, version) = (placed.position + behind, placed.version + behind);
+        // spec §5.3.2: an empty payload removes the value.
+        let value = (length > 0).then(|| Value::new(position, version, came.time_ms, ttl_ms));
+        let time_ms = core.tables.time_ms;
+        core.values.put(core.next, Change { name, value, time_ms });
     }
 
     fn batch(
@@ -243,26 +266,40 @@ impl<'a> Intake<'a> {
         core.heads.extend_from_slice(&route.prefix);
         let written = record::put_batch(&mut core.heads, now.0, came.first, lengths, &batch.extras);
         let wanted = desk.who.receipts || batch.extras.receipt;
-        self.put(came, kind::BATCH, written.is_ok(), payload, wanted);
+        let kept = route.kept.clone();
+        let placed = self.put(came, kind::BATCH, written.is_ok(), payload, wanted);
+        if let (Some(name), Some(placed)) = (kept, placed) {
+            let length = lengths.iter().last().unwrap_or_default();
+            self.keep(name, came, placed, batch.extras.ttl_ms, length);
+        }
     }
 
     /// Puts the record whose head was just written.
     #[inline]
-    fn put(&mut self, came: Came, kind: u8, written: bool, payload: (Bytes, u32), wanted: bool) {
+    fn put(
+        &mut self,
+        came: Came,
+        kind: u8,
+        written: bool,
+        payload: (Bytes, u32),
+        wanted: bool,
+    ) -> Option<Placed> {
         let Came { lane: id, time_ms, first, count } = came;
         let head = self.core.heads.split().freeze();
-        let Some(Some(lane)) = self.desk.lanes.get(place(id.0)) else { return };
+        let lane = self.desk.lanes.get(place(id.0))?.as_ref()?;
         if !written {
-            return self.close(id, Code::INTERNAL);
+            self.close(id, Code::INTERNAL);
+            return None;
         }
         let (payload, payload_crc) = payload;
         self.tally.events += u64::from(count);
         self.tally.bytes += payload.len();
         let last = first.0.saturating_add(u64::from(count)).saturating_sub(1);
         let put = Put { kind, positions: count, time_ms, head, payload, payload_crc };
-        let Some(placed) = self.core.put(lane.at, last, put) else { return };
+        let placed = self.core.put(lane.at, last, put)?;
         let receipt = receipt(first.0, count, placed.version, placed.position);
         self.desk.answers.stored(self.core.next, id, receipt, wanted);
+        Some(placed)
     }
 
     /// Is the stream as the event expects it? Where not, its numbers are refused for good.
@@ -318,7 +355,7 @@ impl<'a> Intake<'a> {
         tables.forget_expired(&desk.scoped, desk.who.run, time_ms);
         let at = tables.find(&desk.scoped, desk.who.run, &desk.who.tenant, &key)?;
         tables.hold(at);
-        desk.rename_routes(message.lane, &key);
+        desk.rename_routes(&core.values, message.lane, &key);
         let prefix = desk.who.prefix(&key, "", Kind::default());
         let lane = Lane { at, key, open: true, touched: u64::MAX, prefix };
         if let Some(older) = put_at(&mut desk.lanes, message.lane.0, lane) {
@@ -356,7 +393,8 @@ impl<'a> Intake<'a> {
         };
         let kind = Kind { content_type, schema, encoding };
         let prefix = desk.who.prefix(&open.key, topic, kind);
-        put_at(&mut desk.routes, route.0, Route { lane, prefix });
+        let kept = self.core.values.name(&desk.who.tenant, &open.key, topic);
+        put_at(&mut desk.routes, route.0, Route { lane, prefix, kept });
     }
 }
 

@@ -18,6 +18,7 @@ mod keeper;
 pub mod limits;
 pub mod links;
 pub mod log;
+mod lookups;
 mod rebuild;
 mod receipts;
 pub mod record;
@@ -32,6 +33,7 @@ mod subscription;
 mod tables;
 mod turns;
 mod undo;
+mod values;
 pub mod views;
 mod worker;
 

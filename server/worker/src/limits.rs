@@ -56,5 +56,17 @@ pub const LINK_TURN_BYTES: usize = 64 * 1024;
 pub const LINK_DRAIN_MS: u64 = 5000;
 /// Entries of the registry in one frame.
 pub const REGISTRY_ENTRIES: usize = 1024;
+/// Kept values. At the cap: a value of a new (key, topic) is not kept, is counted, and health says so.
+pub const VALUES: usize = 4 << 20;
+/// How long a look-up waits at most; one that asks for longer waits so long.
+pub const WAIT_MS: u32 = 60_000;
+/// Entries of one page of a listing, at most. spec §9.3
+pub const PAGE_VALUES: usize = 1000;
+/// A page of a listing ends behind the entry with which its payloads pass so many bytes. spec §9.3.2
+pub const PAGE_BYTES: usize = 256 * 1024;
+/// Values a look-up reads from the log before others have their turn.
+pub const TURN_VALUES: usize = 64;
+/// The most the lengths of a block take: 1,024 varints, and how they are spelled.
+pub const LENGTHS_BYTES: usize = 5 * 1024;
 /// How many versions of a stream are looked through for receipts when a lane is opened again. Beyond: no receipt.
 pub const RECEIPT_VERSIONS: u64 = 8192;

@@ -13,6 +13,7 @@ use crate::{
     record::{self, Names, Tail, kind},
     registry::{Device, KEY, Registered, TENANT, TOPIC},
     tables::{Tables, principal},
+    values::Values,
     views::{Views, ViewsError},
 };
 
@@ -21,6 +22,7 @@ use crate::{
 pub(crate) struct Rebuilt {
     pub(crate) tables: Tables,
     pub(crate) registered: Registered,
+    pub(crate) values: Values,
     /// One past the last position that was applied; 0 for nothing.
     pub(crate) applied: u64,
 }
@@ -56,12 +58,18 @@ pub enum ApplyError {
 const TELL_EVERY: u64 = 10_000_000;
 
 impl Rebuilt {
+    /// Nothing, with the latest event of these topics to be kept.
+    pub(crate) fn new(keep: &[String]) -> Self {
+        Self { values: Values::new(keep), ..Self::default() }
+    }
+
     /// What a checkpoint holds; `None` where there is none that fits the log.
     pub(crate) fn load_all(
         views: &dyn Views,
         log: &dyn EventLog,
+        keep: &[String],
     ) -> Result<Option<Self>, ViewsError> {
-        let mut rebuilt = Self::default();
+        let mut rebuilt = Self::new(keep);
         rebuilt.applied = views.load(&mut |key, value| rebuilt.load(key, value).is_ok())?;
         rebuilt.registered.loaded(rebuilt.applied);
         // A checkpoint beyond the log's end is one of another log.
@@ -124,6 +132,7 @@ impl Rebuilt {
             stream.position = record.position.get();
         }
         tables.mark_stream(ix);
+        self.values.stored(record, names, tail);
         if (names.tenant, names.key, names.topic) == (TENANT, KEY, TOPIC)
             && let Ok(device) = serde_json::from_slice::<Device>(&record.payload)
         {

@@ -3,11 +3,10 @@
 use bytes::Bytes;
 use spile_protocol::{
     code::Code,
-    id::{self, RequestId, Version},
+    id::{self, RequestId},
     limits,
     message::{
-        Body, Credit, End, From, Get, Message, Outcome, Scope, Settle, Source as Asked, Subscribe,
-        Target,
+        Body, Credit, End, From, Message, Outcome, Scope, Settle, Source as Asked, Subscribe,
     },
     time::Millis,
 };
@@ -48,8 +47,8 @@ impl Intake<'_> {
             Message::Settle(settle) => self.settle(settle),
             Message::Credit(credit) => self.credit(credit),
             Message::End(end) => self.end(end),
-            Message::Get(get) => self.get(get),
-            Message::List(list) => self.refuse_request(list.request, "nothing is listed here"),
+            Message::Get(get) => self.look_up(now, get),
+            Message::List(list) => self.list_values(now, list),
             Message::Serve(serve) => {
                 self.refuse_request(serve.request, "services are not taken here")
             }
@@ -213,23 +212,6 @@ impl Intake<'_> {
     fn end(&mut self, end: &End) {
         if let Some(subscription) = self.desk.subscription(end.subscription) {
             subscription.end();
-        }
-    }
-
-    /// The last version of a stream: as far as it is durable.
-    fn get(&mut self, get: &Get<'_>) {
-        let Get { request, target, .. } = *get;
-        match target {
-            Target::Stream { key } => {
-                let version = self.durable_version(key).unwrap_or(0);
-                self.desk.said(
-                    0,
-                    Said::Version { request, key: key.to_owned(), version: Version(version) },
-                );
-            }
-            Target::State { .. } | Target::Blob { .. } => {
-                self.refuse_request(request, "nothing is kept here")
-            }
         }
     }
 }

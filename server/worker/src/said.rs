@@ -116,7 +116,7 @@ impl Said {
 }
 
 /// A VALUE that says nothing.
-fn no_value<'a>() -> Value<'a> {
+pub(crate) fn no_value<'a>() -> Value<'a> {
     Value {
         request: RequestId(0),
         more: false,

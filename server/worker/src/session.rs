@@ -29,11 +29,13 @@ use crate::{
     core::{Attached, Core},
     intake::Intake,
     limits::{RETRY_BUSY_MS, RETRY_DISK_MS},
+    lookups::{self, Lookup},
     receipts,
     record::Names,
     said::Said,
     subscription::Subscription,
     tables::{At, principal},
+    values::Values,
     worker::Worker,
 };
 
@@ -88,6 +90,8 @@ pub(crate) struct Route {
     pub(crate) lane: LaneId,
     /// The head's prefix of its events.
     pub(crate) prefix: Vec<u8>,
+    /// The value its events change, where its topic's latest is kept.
+    pub(crate) kept: Option<Arc<str>>,
 }
 
 /// All of a session but its worker.
@@ -103,6 +107,8 @@ pub(crate) struct Desk {
     pub(crate) routes: Vec<Option<Route>>,
     pub(crate) answers: Answers,
     pub(crate) subscriptions: Vec<Subscription>,
+    /// GETs and LISTs that were not answered yet.
+    pub(crate) lookups: Vec<Lookup>,
     /// Changes of the registry that were not answered yet.
     pub(crate) confirms: Vec<Confirm>,
     /// The bell was heard, and who watches a stream has not looked yet.
@@ -169,6 +175,7 @@ impl Session {
             routes: Vec::new(),
             answers: Answers::default(),
             subscriptions: Vec::new(),
+            lookups: Vec::new(),
             confirms: Vec::new(),
             heard: false,
         };
@@ -207,7 +214,7 @@ impl Session {
         let end = self.sync();
         let worker = &self.worker;
         self.desk.answer_confirms(worker, end);
-        let Desk { subscriptions, who, answers, bell, heard, lanes, .. } = &mut self.desk;
+        let Desk { subscriptions, lookups, who, answers, bell, heard, lanes, .. } = &mut self.desk;
         let (who, lanes) = (&*who, &*lanes);
         let stored = |lane: LaneId, first, last| {
             let lane = usize::try_from(lane.0).ok().and_then(|at| lanes.get(at)?.as_ref());
@@ -221,8 +228,9 @@ impl Session {
         }
         if std::mem::take(heard) {
             subscriptions.iter_mut().for_each(Subscription::woken);
+            lookups.iter_mut().for_each(Lookup::woken);
         }
-        let mut more = false;
+        let mut more = lookups::poll(lookups, worker, bell, (end, room), &mut said, sink);
         for subscription in &mut *subscriptions {
             more |= subscription.poll(worker, who, (end, room), &mut said, sink);
         }
@@ -267,6 +275,7 @@ impl Session {
             || desk.answers.ready(durable.end.get())
             || desk.confirms.iter().any(|one| one.answer(&self.worker, durable.end.get()).is_some())
             || (lost && !(desk.answers.is_empty() && desk.confirms.is_empty()))
+            || desk.lookups.iter().any(|one| one.ready(durable.end.get()))
             || desk.subscriptions.iter().any(|one| one.ready(durable.end.get()))
     }
 
@@ -274,6 +283,7 @@ impl Session {
         !self.desk.answers.is_empty()
             || !self.desk.confirms.is_empty()
             || self.lacked_room.load(Ordering::Relaxed)
+            || self.desk.lookups.iter().any(Lookup::waits_for_disk)
             || self.desk.subscriptions.iter().any(Subscription::waits_for_disk)
     }
 
@@ -295,6 +305,8 @@ impl Session {
         // Each is asked, so that each wakes the task.
         let confirms = self.desk.confirms.iter_mut();
         let late = confirms.filter_map(|one| one.poll_late(cx).then_some(())).count() > 0;
+        let lookups = self.desk.lookups.iter_mut();
+        let late = lookups.map(|one| one.poll_late(cx)).fold(late, |late, one| late || one);
         if late || self.has_something() || self.found_room() {
             return Poll::Ready(());
         }
@@ -323,6 +335,9 @@ impl Drop for Session {
             core.sessions.remove(&name);
         }
         desk.lanes.drain(..).flatten().for_each(|lane| core.tables.release(lane.at));
+        for stream in desk.lookups.drain(..).filter_map(|lookup| lookup.stream()) {
+            core.release_stream(stream, &desk.bell);
+        }
         for stream in desk.subscriptions.drain(..).filter_map(|subscription| subscription.stream())
         {
             core.release_stream(stream, &desk.bell);
@@ -338,14 +353,16 @@ impl Desk {
     }
 
     /// spec §5.1.6: routes that are bound to the lane stay, and mean its new key.
-    pub(crate) fn rename_routes(&mut self, id: LaneId, key: &str) {
+    pub(crate) fn rename_routes(&mut self, values: &Values, id: LaneId, key: &str) {
         if self.lane(id).is_none_or(|lane| lane.key == key) {
             return;
         }
         for route in self.routes.iter_mut().flatten().filter(|route| route.lane == id) {
-            let renamed = Names::parse(&route.prefix).map(|names| Names { key, ..names }.prefix());
-            if let Ok(prefix) = renamed {
-                route.prefix = prefix;
+            let renamed = Names::parse(&route.prefix).map(|names| {
+                (Names { key, ..names }.prefix(), values.name(names.tenant, key, names.topic))
+            });
+            if let Ok(renamed) = renamed {
+                (route.prefix, route.kept) = renamed;
             }
         }
     }
@@ -366,6 +383,7 @@ impl Desk {
     /// send again.
     pub(crate) fn lose(&mut self, core: &Core, end: u64, code: Code) {
         let mut closed: Vec<LaneId> = Vec::new();
+        self.lookups.iter_mut().for_each(Lookup::cut);
         let lost: Vec<_> = self.confirms.iter().filter_map(|one| one.lost(end)).collect();
         self.confirms.retain(|one| one.lost(end).is_none());
         for request in lost {

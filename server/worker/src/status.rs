@@ -47,6 +47,10 @@ pub struct Counters {
     pub delivered_bytes: Counter,
     /// Links that are up.
     pub links: Counter,
+    /// GETs that found something.
+    pub found: Counter,
+    /// GETs that found nothing, or nothing that is new enough.
+    pub missed: Counter,
 }
 
 /// What one call counted: added at once.
@@ -76,6 +80,10 @@ impl Counters {
         }
     }
 
+    pub(crate) fn looked_up(&self, found: bool) {
+        if found { &self.found } else { &self.missed }.add(1);
+    }
+
     pub(crate) fn delivered(&self, events: u32, bytes: usize) {
         self.delivered_events.add(u64::from(events));
         self.delivered_bytes.add(wide(bytes));
@@ -101,6 +109,12 @@ pub struct Status {
     pub runs: usize,
     /// Principals in the registry.
     pub devices: usize,
+    /// Values that are kept.
+    pub values: usize,
+    /// GETs that found something since the start.
+    pub found: u64,
+    /// GETs that found nothing, or nothing new enough.
+    pub missed: u64,
     /// Sessions attached.
     pub sessions: u64,
     /// Links that are up.

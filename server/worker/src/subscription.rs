@@ -18,7 +18,7 @@ use crate::{
     answers::Sink,
     block::{how_many, part, place},
     joined::{Joined, Most},
-    limits::{READ_BYTES, SCAN_RECORDS},
+    limits::{LENGTHS_BYTES, READ_BYTES, SCAN_RECORDS},
     log::Read,
     record::{self, Tail, kind},
     said::Said,
@@ -498,5 +498,3 @@ impl Subscription {
 
 /// The most a DELIVER takes beside names, lengths, extras and payload; the worker's name is in it.
 const FIXED_HEADER: usize = 128;
-/// The most the lengths of a block take: 1,024 varints, and how they are spelled.
-const LENGTHS_BYTES: usize = 5 * 1024;

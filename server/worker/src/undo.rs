@@ -66,6 +66,7 @@ impl Core {
             self.waiting.fetch_sub(bytes, Ordering::Relaxed);
         }
         self.registered.settle(end);
+        self.values.settle(end);
     }
 
     fn mark(&mut self, before: &Before) {
@@ -80,6 +81,7 @@ impl Core {
         self.settle(end);
         self.undo(end);
         self.registered.cut(end);
+        self.values.cut(end);
         self.generation = generation;
         if self.cuts.len() >= CUTS
             && let Some(oldest) = self.cuts.pop_front()
@@ -96,6 +98,12 @@ impl Core {
             return 0;
         }
         self.cuts.iter().find(|cut| cut.generation > generation).map_or(0, |cut| cut.end)
+    }
+
+    /// Values that expired by the time of the last durable record are swept.
+    pub(crate) fn sweep_values(&mut self) {
+        let durable_ms = self.before.front().map_or(self.tables.time_ms, |before| before.time_ms);
+        self.values.sweep(durable_ms);
     }
 
     /// Undoes all calls from position `from` on, newest first.

@@ -64,7 +64,7 @@ pub(crate) fn store(views: &mut dyn Views, changes: Changes) -> Result<(), Views
 /// The key that says up to which position the rows hold, and in which form they are. It sorts before all rows.
 const APPLIED: &[u8] = b"\0applied";
 /// The form this build writes.
-const FORM: u8 = 1;
+const FORM: u8 = 2;
 
 /// Views in a folder, in sled.
 pub struct SledViews {

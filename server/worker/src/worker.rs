@@ -20,6 +20,7 @@ use crate::{
     checkpoint::{self, Copied},
     core::Core,
     keeper::{Keeper, Kept},
+    limits::VALUES,
     log::EventLog,
     rebuild::{ApplyError, Rebuilt},
     registry::{self, Device, Follower},
@@ -38,11 +39,14 @@ pub struct Config {
     /// Bytes that may wait for the disk before sessions are asked to stop reading. Keep it at a quarter of the log's queue:
     /// every session may add one read to it.
     pub waiting_bytes: usize,
+    /// Filters of topics whose latest event is kept.
+    pub keep: Vec<String>,
 }
 
 impl Default for Config {
     fn default() -> Self {
-        Self { name: "worker".to_owned(), slots: [0xff; 32], waiting_bytes: 4 << 20 }
+        let keep = vec!["state/#".to_owned()];
+        Self { name: "worker".to_owned(), slots: [0xff; 32], waiting_bytes: 4 << 20, keep }
     }
 }
 
@@ -97,8 +101,8 @@ impl Worker {
         views: Option<&Path>,
     ) -> Result<Arc<Self>, OpenError> {
         let (views, rebuilt) = match views {
-            Some(folder) => load(folder, &*log)?,
-            None => (None, Rebuilt::default()),
+            Some(folder) => load(folder, &*log, &config.keep)?,
+            None => (None, Rebuilt::new(&config.keep)),
         };
         Self::start(config, log, views, rebuilt)
     }
@@ -110,7 +114,7 @@ impl Worker {
         log: Arc<dyn EventLog>,
         views: Box<dyn Views>,
     ) -> Result<Arc<Self>, OpenError> {
-        let rebuilt = Rebuilt::load_all(&*views, &*log)?.ok_or(ViewsError::Row)?;
+        let rebuilt = Rebuilt::load_all(&*views, &*log, &config.keep)?.ok_or(ViewsError::Row)?;
         Self::start(config, log, Some(views), rebuilt)
     }
 
@@ -125,10 +129,10 @@ impl Worker {
         }
         let checkpoint = rebuilt.applied;
         rebuilt.follow(&*log)?;
-        let Rebuilt { tables, registered, .. } = rebuilt;
+        let Rebuilt { tables, registered, values, .. } = rebuilt;
         let durable = log.durable();
         let waiting = Arc::new(AtomicUsize::new(0));
-        let core = Core::new(log.clone(), tables, registered, waiting.clone());
+        let core = Core::new(log.clone(), tables, registered, values, waiting.clone());
         let kept = Arc::new(Kept::new(core, views, checkpoint));
         let keeper = Keeper::start(kept.clone()).map_err(OpenError::Thread)?;
         let (counters, sessions) = (Counters::default(), AtomicU64::new(0));
@@ -233,16 +237,25 @@ impl Worker {
         wrong.extend(damaged.map(|damage| {
             format!("{}: positions {} up to {} are damaged", damage.file, damage.from, damage.to)
         }));
+        let turned_away = core.values.turned_away();
+        if turned_away > 0 {
+            wrong.push(format!(
+                "{turned_away} values were not kept, since {VALUES} are; let values expire (--ttl) or keep fewer topics"
+            ));
+        }
         let tables = &core.tables;
         Status {
             worker: self.config.name.clone(),
-            healthy: health.is_good() && durable.state == State::Running,
+            healthy: health.is_good() && durable.state == State::Running && turned_away == 0,
             wrong,
             start: self.log.start(),
             end: durable.end.get(),
             streams: tables.streams.len(),
             runs: tables.runs.len(),
             devices: core.registered.len(),
+            values: core.values.len(),
+            found: self.counters.found.get(),
+            missed: self.counters.missed.get(),
             sessions: self.counters.sessions.get(),
             links: self.counters.links.get(),
             events: self.counters.events.get(),
@@ -272,9 +285,10 @@ impl Worker {
 fn load(
     folder: &Path,
     log: &dyn EventLog,
+    keep: &[String],
 ) -> Result<(Option<Box<dyn Views>>, Rebuilt), ViewsError> {
     let why = match SledViews::open(folder) {
-        Ok(views) => match Rebuilt::load_all(&views, log) {
+        Ok(views) => match Rebuilt::load_all(&views, log, keep) {
             Ok(Some(rebuilt)) => return Ok((Some(Box::new(views)), rebuilt)),
             Ok(None) => "it is of another log".to_owned(),
             Err(error) => error.to_string(),
@@ -284,5 +298,5 @@ fn load(
     tracing::warn!(folder = %folder.display(), why, "the checkpoint is set aside, the views are rebuilt");
     SledViews::set_aside(folder)?;
     let views = SledViews::open(folder)?;
-    Ok((Some(Box::new(views)), Rebuilt::default()))
+    Ok((Some(Box::new(views)), Rebuilt::new(keep)))
 }

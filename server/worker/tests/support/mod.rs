@@ -17,8 +17,9 @@ use spile_protocol::{
     crc,
     id::{LaneId, Number, Role, RouteId, Run, SubscriptionId, Version},
     message::{
-        Ack, At, Batch, Bind, Body, Call, Event, Expect, Extras, From, Lane, Lengths, List,
-        Message, Outcome, Scope, Settle, Source, Subscribe,
+        Ack, At, Batch, Bind, Body, Call, Event, Expect, Extras, From, Get, Lane, Lengths, List,
+        Message, Outcome, Scope, Settle, Source, Subscribe, Target,
+        request::{self, Listing},
     },
     time::Millis,
 };
@@ -55,7 +56,20 @@ pub enum Told {
     End(u32),
     Event(Delivered),
     Version(u64),
+    Value(Kept),
     Reply { code: Code, detail: String, payload: Bytes },
+}
+
+/// One VALUE of a kept topic.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Kept {
+    pub key: String,
+    pub topic: String,
+    pub version: u64,
+    pub position: u64,
+    pub payload: Bytes,
+    pub more: bool,
+    pub cursor: String,
 }
 
 /// One event of a delivery, with the names the delivery left out filled in.
@@ -148,6 +162,34 @@ impl Client {
         let at = At { worker: "w", position: spile_protocol::id::Position(position) };
         let from = From::Positions(List::encode([at], &mut buffer).unwrap());
         self.subscribe(id, Source::Filter { filter, key: None, from }, 1000, true);
+    }
+
+    pub fn get(&mut self, key: &str, topic: &str) {
+        self.get_when(key, topic, (0, 0, 0), NOW);
+    }
+
+    /// (newer_than, at_least, wait_ms), and the time it is asked.
+    pub fn get_when(&mut self, key: &str, topic: &str, when: (u64, u64, u32), now: Millis) {
+        let (newer_than, at_least, wait_ms) = when;
+        let get = Get {
+            request: spile_protocol::id::RequestId(1),
+            target: Target::State { key, topic },
+            newer_than: Version(newer_than),
+            at_least: Version(at_least),
+            wait_ms,
+        };
+        let message = Message::Get(get);
+        self.session.intake().message(now, Number(0), &message, &Bytes::new(), 0);
+    }
+
+    pub fn list(&mut self, prefix: &str, after: &str, limit: u32) {
+        self.list_at(prefix, after, limit, NOW);
+    }
+
+    pub fn list_at(&mut self, prefix: &str, after: &str, limit: u32, now: Millis) {
+        let (request, listing) = (spile_protocol::id::RequestId(1), Listing::State);
+        let message = Message::List(request::List { request, listing, prefix, after, limit });
+        self.session.intake().message(now, Number(0), &message, &Bytes::new(), 0);
     }
 
     pub fn call(&mut self, request: u32, service: &str, method: &str, payload: &str) {
@@ -319,7 +361,19 @@ fn take(
             events: credit.events,
         }),
         Message::End(end) => told.push(Told::End(end.subscription.0)),
-        Message::Value(body) => told.push(Told::Version(body.fields.version.0)),
+        Message::Value(Body { fields, .. }) if fields.name.is_empty() => {
+            assert_eq!(fields.absent, fields.version.0 == 0);
+            told.push(Told::Version(fields.version.0));
+        }
+        Message::Value(Body { fields, payload }) => told.push(Told::Value(Kept {
+            key: fields.key.to_owned(),
+            topic: fields.name.to_owned(),
+            version: fields.version.0,
+            position: fields.position.unwrap().0,
+            payload: Bytes::copy_from_slice(payload),
+            more: fields.more,
+            cursor: fields.cursor.to_owned(),
+        })),
         Message::Reply(body) => told.push(Told::Reply {
             code: body.fields.code,
             detail: body.fields.detail.to_owned(),

@@ -91,6 +91,14 @@ impl Role {
             Self::Worker { .. } => RoleName::Worker,
         }
     }
+
+    /// Has it a listener whose clients may take their time?
+    pub fn is_slow(&self) -> bool {
+        match self {
+            Self::All { listen, .. } | Self::Edge { listen, .. } => listen.slow,
+            Self::Worker { .. } => false,
+        }
+    }
 }
 
 /// Where devices and operators come.
@@ -100,6 +108,8 @@ pub struct DeviceListen {
     pub address: SocketAddr,
     /// Plaintext; only ever on a loopback address.
     pub insecure: bool,
+    /// For networks where a handshake takes a minute, as NB-IoT: the deadlines are longer.
+    pub slow: bool,
 }
 
 /// The admin listener.

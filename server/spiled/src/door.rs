@@ -28,11 +28,14 @@ pub struct Tls {
 impl Tls {
     /// The devices' port.
     #[must_use]
-    pub fn new(acceptor: Arc<Acceptor>) -> Self {
+    pub fn new(acceptor: Arc<Acceptor>, slow: bool) -> Self {
         let seconds = |seconds: u32| Duration::from_secs(u64::from(seconds));
-        let deadlines =
-            Deadlines { hello: seconds(limits::CLIENT_HELLO_S), whole: seconds(limits::AUTH_S) };
-        Self { acceptor, deadlines }
+        let (hello, whole) = if slow {
+            (limits::SLOW_CLIENT_HELLO_S, limits::SLOW_AUTH_S)
+        } else {
+            (limits::CLIENT_HELLO_S, limits::AUTH_S)
+        };
+        Self { acceptor, deadlines: Deadlines { hello: seconds(hello), whole: seconds(whole) } }
     }
 }
 

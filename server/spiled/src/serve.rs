@@ -42,6 +42,9 @@ pub fn edge(
         software: Arc::from(concat!("spiled/", env!("CARGO_PKG_VERSION"))),
         ..edge::Config::default()
     };
+    if room.config.role.is_slow() {
+        session.deadlines = edge::Deadlines::slow();
+    }
     session.deadlines.drain = drain(room) / DRAIN_SHARE;
     let edge = Edge::new(Parts {
         session,
@@ -75,7 +78,9 @@ pub fn listen(
         stop.run_until_cancelled(following.follow_registry()).await.unwrap_or_default();
     });
     match devices {
-        Some(acceptor) => serve(room, Tls::new(acceptor), edge, listener, served),
+        Some(acceptor) => {
+            serve(room, Tls::new(acceptor, room.config.role.is_slow()), edge, listener, served)
+        }
         None => serve(room, Plain, edge, listener, served),
     }
 }

@@ -77,7 +77,7 @@ fn nothing_said_is_all_in_one_with_the_defaults() {
     let Role::All { tenants, listen, .. } = config.role else { panic!("not all-in-one") };
     assert_eq!(tenants, ["main"]);
     assert_eq!(listen.address.to_string(), "127.0.0.1:7450");
-    assert!(!listen.insecure);
+    assert!(!listen.insecure && !listen.slow);
 }
 
 #[test]
@@ -101,7 +101,9 @@ fn an_edge_and_a_worker_are_read() {
 fn what_is_shown_reads_as_the_same() {
     let folder = Folder::new();
     let placed = |text| format!("data = \"data\"\n{text}");
-    for text in [placed(""), placed(EDGE), WORKER.to_owned()] {
+    let slow = "[listen]\nslow = true\n";
+    assert!(folder.load(slow, None).unwrap().role.is_slow());
+    for text in [placed(""), placed(slow), placed(EDGE), WORKER.to_owned()] {
         let config = folder.load(&text, None).unwrap();
         let shown = config.to_toml();
         let again = folder.load(&shown, None).unwrap_or_else(|why| panic!("{why}\n{shown}"));

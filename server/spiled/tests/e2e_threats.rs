@@ -87,6 +87,22 @@ fn hello_deadline() -> Duration {
     Duration::from_secs(u64::from(limits::CLIENT_HELLO_S))
 }
 
+/// A module behind NB-IoT takes longer for its ClientHello than anybody else may.
+#[test]
+fn a_slow_listener_waits_longer_and_not_for_ever() {
+    let arena = Arena::with(&[("SPILED_LISTEN_SLOW", "true")]);
+    let from = clock();
+    let mut silent = arena.socket();
+    let slow = Duration::from_secs(u64::from(limits::SLOW_CLIENT_HELLO_S));
+    assert!(
+        rest(&mut silent, hello_deadline() + Duration::from_secs(2)).is_none(),
+        "cut too early"
+    );
+    assert!(rest(&mut silent, slow + AT_ONCE).is_some(), "a silent connection stays");
+    assert!(from.elapsed() + Duration::from_millis(500) > slow);
+    arena.over("a slow listener");
+}
+
 #[test]
 fn a_crowd_that_says_nothing_or_a_byte_a_second_is_cut() {
     let (count, cap) =

@@ -49,6 +49,19 @@ pub struct Deadlines {
     pub drain: Duration,
 }
 
+impl Deadlines {
+    /// Of a listener for networks as slow as NB-IoT. spec §12.2
+    #[must_use]
+    pub fn slow() -> Self {
+        Self {
+            auth: Duration::from_secs(u64::from(limits::SLOW_AUTH_S)),
+            frame: Duration::from_secs(u64::from(limits::SLOW_FRAME_S)),
+            frame_bytes_per_s: limits::SLOW_FRAME_RATE,
+            ..Self::default()
+        }
+    }
+}
+
 impl Default for Deadlines {
     fn default() -> Self {
         Self {

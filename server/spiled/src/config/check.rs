@@ -217,7 +217,8 @@ fn device_listen(reader: &mut Reader) -> DeviceListen {
         (Some(read), _) => read.value,
         (None, _) => false,
     };
-    DeviceListen { address: or_loopback(address, EDGE_PORT), insecure }
+    let slow = reader.scalar("listen.slow", boolean).is_some_and(|read| read.value);
+    DeviceListen { address: or_loopback(address, EDGE_PORT), insecure, slow }
 }
 
 fn durability(reader: &mut Reader) -> Durability {

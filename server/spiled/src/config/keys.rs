@@ -53,6 +53,7 @@ pub(super) const KEYS: &[Key] = &[
     key("data", ANY),
     key("listen.address", FRONT),
     key("listen.insecure", FRONT),
+    key("listen.slow", FRONT),
     key("listen.cert", EDGE),
     key("listen.key", EDGE),
     key("listen.client_ca", EDGE),

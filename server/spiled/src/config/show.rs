@@ -60,6 +60,7 @@ fn device_listen(out: &mut Toml, listen: DeviceListen, tls: Option<&TlsFiles>) {
     out.section("listen");
     out.text("address", &listen.address.to_string());
     out.bare("insecure", listen.insecure);
+    out.bare("slow", listen.slow);
     if let Some(tls) = tls {
         files(out, tls, "client_ca");
     }

@@ -28,6 +28,7 @@ mod slab;
 mod state;
 mod subscription;
 mod tls;
+mod upload;
 
 pub use address::Address;
 pub use builder::{Builder, Prepared};
@@ -45,3 +46,4 @@ pub use request::Reply;
 pub use spile_protocol::message::{Durability, Expect, Happened, Trace};
 pub use state::Session;
 pub use subscription::Subscription;
+pub use upload::{Blob, Progress, Upload};

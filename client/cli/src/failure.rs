@@ -124,6 +124,9 @@ impl Failure {
             Error::Untrusted { address, why } => {
                 Self::local(&local_code::UNTRUSTED, what, format!("{address}: {why}"))
             }
+            Error::File { path, why } => {
+                Self::local(&local_code::FILE, what, format!("{path}: {why}"))
+            }
             Error::Closed => Self::local(&local_code::CLOSED, what, "the client was closed"),
         }
     }

@@ -20,6 +20,7 @@ use super::publish::{Given, Pending, Producer, PublishAll};
 use super::request::Reply;
 use super::state::{Session, Shared};
 use super::subscription::Subscription;
+use super::upload::{Blob, Upload};
 
 /// Keeps the connection; the last one to go closes it.
 #[derive(Debug)]
@@ -135,6 +136,16 @@ impl Client {
     ) -> Result<Reply, Error> {
         let payload = payload.into();
         super::request::call(&self.handle, service, method, &payload, wait).await
+    }
+
+    /// Sends a file and waits until it is sealed: then all of it is on the server's disk. It goes on by itself when the
+    /// connection breaks; dropped, the server keeps what it has, and the same id goes on there.
+    ///
+    /// # Errors
+    /// It can't be read, or it was refused: REPLACED where another session goes on with it, CONFLICT where its id is in use
+    /// with another size, key or name, MISMATCH where what was stored before is of another file (it is forgotten then).
+    pub async fn upload(&self, upload: Upload) -> Result<Blob, Error> {
+        super::upload::run(&self.handle, upload).await
     }
 
     /// Who we are to the server, as it said last.

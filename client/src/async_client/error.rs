@@ -40,6 +40,14 @@ pub enum Error {
     /// The server refused.
     #[error(transparent)]
     Refused(#[from] Refusal),
+    /// What is to be sent could not be read.
+    #[error("{path}: {why}; check that it is there and may be read")]
+    File {
+        /// Which file.
+        path: String,
+        /// What is wrong with it.
+        why: String,
+    },
     /// This client was closed.
     #[error("the client is closed; connect again")]
     Closed,
@@ -108,7 +116,10 @@ impl Error {
         match self {
             Self::Refused(refusal) => Some(refusal.code),
             Self::Setup { .. } => Some(Code::INVALID),
-            Self::Unreachable { .. } | Self::Untrusted { .. } | Self::Closed => None,
+            Self::Unreachable { .. }
+            | Self::Untrusted { .. }
+            | Self::File { .. }
+            | Self::Closed => None,
         }
     }
 
@@ -117,7 +128,7 @@ impl Error {
     pub fn class(&self) -> Class {
         match self {
             Self::Refused(refusal) => refusal.code.class(),
-            Self::Setup { .. } | Self::Closed => Class::YourRequest,
+            Self::Setup { .. } | Self::File { .. } | Self::Closed => Class::YourRequest,
             Self::Unreachable { .. } => Class::OurSide,
             Self::Untrusted { .. } => Class::YourRight,
         }
@@ -129,7 +140,7 @@ impl Error {
         match self {
             Self::Refused(refusal) => refusal.retry_after,
             Self::Unreachable { .. } => Some(Duration::ZERO),
-            Self::Setup { .. } | Self::Untrusted { .. } | Self::Closed => None,
+            Self::Setup { .. } | Self::Untrusted { .. } | Self::File { .. } | Self::Closed => None,
         }
     }
 }

@@ -42,6 +42,15 @@ impl<T> Slab<T> {
         item
     }
 
+    /// One past the highest number that was ever given.
+    pub(super) const fn places(&self) -> usize {
+        self.items.len()
+    }
+
+    pub(super) fn iter(&self) -> impl Iterator<Item = (usize, &T)> {
+        self.items.iter().enumerate().filter_map(|(number, item)| Some((number, item.as_ref()?)))
+    }
+
     pub(super) fn iter_mut(&mut self) -> impl Iterator<Item = (usize, &mut T)> {
         self.items
             .iter_mut()

@@ -16,6 +16,7 @@ mod gather;
 mod happened;
 mod looking;
 mod sending;
+mod uploading;
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -43,6 +44,7 @@ pub(super) use consuming::Part;
 use gather::Gathered;
 pub(super) use sending::Way;
 use sending::Ways;
+use uploading::Uploads;
 
 /// Events and batches the machine keeps until they are acknowledged.
 const FLIGHTS: usize = 16 * 1024;
@@ -109,6 +111,7 @@ pub(super) struct State {
     openings: u64,
     calls: Slab<Asked>,
     looks: Slab<Looked>,
+    uploads: Uploads,
     phase: Phase,
     leaving: Leaving,
     session: Session,
@@ -316,6 +319,7 @@ impl State {
             openings: 0,
             calls: Slab::default(),
             looks: Slab::default(),
+            uploads: Uploads::default(),
             phase: Phase::Greeting,
             leaving: Leaving::No,
             session: Session {
@@ -361,6 +365,7 @@ impl State {
     }
 
     fn say(&mut self, out: &mut Vec<u8>, most: usize) -> Option<Error> {
+        self.open_uploads();
         out.append(&mut self.said);
         self.give_back_credit(out);
         let over = self.leave();
@@ -369,6 +374,9 @@ impl State {
         }
         let room = most.saturating_sub(out.len());
         self.device.poll_transmit(self.now, &mut Limited::new(out, room));
+        if over.is_none() {
+            self.say_chunk(out);
+        }
         over.or_else(|| self.is_over())
     }
 
@@ -417,7 +425,8 @@ impl State {
             Leaving::No => None,
         };
         let owes = self.owes.then(|| self.gave_back.after(GIVE_BACK_EVERY));
-        self.device.poll_timeout().into_iter().chain(leaving).chain(owes).min()
+        let uploads = self.uploads_due();
+        self.device.poll_timeout().into_iter().chain(leaving).chain(owes).chain(uploads).min()
     }
 
     fn disconnected(&mut self, run: Run) -> bool {
@@ -434,6 +443,7 @@ impl State {
         self.fail_looks(&Refusal::of(Code::UNAVAILABLE).detail("the connection broke").into());
         self.suspend_subscriptions();
         self.suspend_groups();
+        self.suspend_uploads();
         was_open
     }
 
@@ -448,7 +458,9 @@ impl State {
             }
             Error::Refused(refusal) => refusal.retry_after,
             Error::Unreachable { .. } => Some(Duration::ZERO),
-            Error::Setup { .. } | Error::Untrusted { .. } | Error::Closed => None,
+            Error::Setup { .. } | Error::Untrusted { .. } | Error::File { .. } | Error::Closed => {
+                None
+            }
         }
     }
 
@@ -463,6 +475,7 @@ impl State {
             }
         }
         self.end_groups(why);
+        self.fail_uploads(why);
         for (_, asked) in self.calls.iter_mut() {
             asked.failed(why.clone(), &mut self.wake);
         }

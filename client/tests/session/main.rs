@@ -14,8 +14,10 @@
 
 mod answers;
 mod lookups;
+mod receiving;
 mod server;
 mod tls;
+mod uploads;
 mod world;
 
 use std::sync::atomic::Ordering;

@@ -24,6 +24,7 @@ use tokio::task::JoinSet;
 use tokio_rustls::TlsAcceptor;
 
 use super::answers;
+use super::receiving::{self, Numbers};
 use super::world::{Stored, World};
 
 pub const DEVICE: &str = "tester";
@@ -99,6 +100,7 @@ struct Connection {
     session: Session,
     lanes: HashMap<LaneId, String>,
     routes: HashMap<RouteId, (LaneId, String)>,
+    uploads: Numbers,
     following: Vec<Following>,
     out: Vec<u8>,
     begun: tokio::time::Instant,
@@ -115,6 +117,7 @@ impl Connection {
             session: Session::new(Instant(0), config),
             lanes: HashMap::new(),
             routes: HashMap::new(),
+            uploads: Numbers::new(),
             following: Vec::new(),
             out: Vec::new(),
             begun: now(),
@@ -246,8 +249,21 @@ impl Connection {
             }
             Message::Get(get) => answers::get(&world, get, &mut |message| self.say(message)),
             Message::List(list) => answers::list(&world, list, &mut |message| self.say(message)),
+            Message::Open(_) | Message::Chunk(_) | Message::Seal(_) => self.receive(message),
             other => panic!("not of these tests: {other:?}"),
         }
+    }
+
+    fn receive(&mut self, message: &Message<'_>) {
+        let (world, mut numbers) = (Arc::clone(&self.world), std::mem::take(&mut self.uploads));
+        let say = &mut |message: &Message<'_>| self.say(message);
+        match message {
+            Message::Open(open) => receiving::open(&world, &mut numbers, open, say),
+            Message::Chunk(chunk) => receiving::chunk(&world, &mut numbers, chunk, say),
+            Message::Seal(seal) => receiving::seal(&world, &mut numbers, seal, say),
+            other => panic!("not of an upload: {other:?}"),
+        }
+        self.uploads = numbers;
     }
 
     fn close_for_a_while(&mut self, lane: LaneId, expected: Number) {

@@ -8,6 +8,8 @@ use spile_protocol::id::Run;
 use spile_protocol::message::Receipt;
 use tokio::sync::Notify;
 
+use super::receiving::Receiving;
+
 /// One stored event. Its position is its place in the log, from 1.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Stored {
@@ -40,6 +42,7 @@ pub struct World {
     /// Where a subscription from the end began.
     pub subscribed_at: AtomicUsize,
     pub batches: AtomicU64,
+    pub receiving: Mutex<Receiving>,
 }
 
 impl World {

@@ -220,7 +220,9 @@ fn step(error: &spile_client::Error) -> &'static str {
     match error {
         spile_client::Error::Untrusted { .. } | spile_client::Error::Unreachable { .. } => "tls",
         spile_client::Error::Refused(_) => "session",
-        spile_client::Error::Setup { .. } | spile_client::Error::Closed => "context",
+        spile_client::Error::Setup { .. }
+        | spile_client::Error::File { .. }
+        | spile_client::Error::Closed => "context",
     }
 }
 

@@ -56,8 +56,9 @@ impl State {
                 let word = word.after_ms(retry, retry_after_ms.unwrap_or(0));
                 self.last_word.get_or_insert(word.into());
             }
+            Event::Stored(opened) => self.uploaded(&opened),
             // Nothing of this client's asks for these.
-            Event::Stored(_) | Event::Aborted(_) | Event::Call(_) => {}
+            Event::Aborted(_) | Event::Call(_) => {}
         }
     }
 
@@ -116,12 +117,9 @@ impl State {
             Scope::Subscription(id) => self.subscription_ended(id, Some(refusal)),
             Scope::Request(id) if is_look(id) => self.look_failed(id, refusal),
             Scope::Request(id) => self.call_failed(id, refusal),
+            Scope::Upload { upload, .. } => self.upload_failed(upload, refusal),
             // A route's events are refused one by one; the others do not come this way.
-            Scope::Route(_)
-            | Scope::Session
-            | Scope::Lane { .. }
-            | Scope::Number { .. }
-            | Scope::Upload { .. } => {}
+            Scope::Route(_) | Scope::Session | Scope::Lane { .. } | Scope::Number { .. } => {}
         }
     }
 

@@ -15,7 +15,7 @@ use std::task::Waker;
 use spile_protocol::{
     code::Code,
     id::LinkSessionId,
-    message::Attach,
+    message::{Attach, List, Registry},
     session::link::{Edge as Machine, Refusal},
 };
 use tokio::sync::watch;
@@ -40,10 +40,18 @@ pub enum Condition {
 pub struct Link {
     name: String,
     slots: [u8; 32],
-    /// Where what is registered goes, on the link to the worker of `$registry`.
-    registry: Option<Arc<Copy>>,
+    registered: Registered,
     wire: Arc<Wire>,
     condition: watch::Sender<Condition>,
+}
+
+/// What a link has to do with the registry.
+#[derive(Clone, Debug)]
+pub enum Registered {
+    /// To the worker of `$registry`: it feeds the copy.
+    Feeds(Arc<Copy>),
+    /// To another worker: it hears of the groups in it (spec §10.5.2).
+    Hears(Arc<Copy>),
 }
 
 /// What sessions and the link's task share.
@@ -68,15 +76,34 @@ struct Shared {
 impl Link {
     /// A worker that has not been reached yet. `slots` is what this edge's configuration gives it.
     #[must_use]
-    pub fn new(name: String, slots: [u8; 32], registry: Option<Arc<Copy>>) -> Arc<Self> {
+    pub fn new(name: String, slots: [u8; 32], registered: Registered) -> Arc<Self> {
         let condition = watch::Sender::new(Condition::Away("not tried yet".to_owned()));
-        Arc::new(Self { name, slots, registry, wire: Arc::default(), condition })
+        Arc::new(Self { name, slots, registered, wire: Arc::default(), condition })
     }
 
     /// How it is, as it changes.
     #[must_use]
     pub fn condition(&self) -> watch::Receiver<Condition> {
         self.condition.subscribe()
+    }
+
+    /// Tells the registry's worker that the copy is synced up to there (spec §10.5.1). Nothing where the link is away: the
+    /// next one begins with a whole copy, which is confirmed in its turn.
+    pub fn confirm(&self, upto: u64) {
+        self.say_registry(&known(upto));
+    }
+
+    /// Tells a worker that is not the registry's of the groups, where it is there.
+    pub fn pass_groups(&self) {
+        if let Registered::Hears(copy) = &self.registered {
+            copy.tell_groups(|said| self.say_registry(said));
+        }
+    }
+
+    fn say_registry(&self, said: &Registry<'_>) {
+        let mut shared = self.wire.lock();
+        shared.say_registry(&self.name, said);
+        shared.wake_driver();
     }
 
     /// The slots this edge's configuration gives it.
@@ -122,7 +149,20 @@ impl Wire {
     }
 }
 
+/// What says that the registry is known up to there.
+fn known(upto: u64) -> Registry<'static> {
+    let (entries, groups) = (List::default(), List::default());
+    Registry { upto, whole: false, entries, more: false, groups }
+}
+
 impl Shared {
+    fn say_registry(&mut self, worker: &str, said: &Registry<'_>) {
+        let Self { machine: Some(machine), out, .. } = self else { return };
+        if let Err(why) = machine.registry(said, out) {
+            tracing::debug!(worker, %why, "the registry was not said; it is when the link is up");
+        }
+    }
+
     fn keep(&mut self, session: LinkSessionId, inbox: Option<Arc<Inbox>>) {
         let Ok(at) = usize::try_from(session.0) else { return };
         if self.inboxes.len() <= at {

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex};
 use std::task::Poll;
 
 use spile_edge::clock::Clock;
-use spile_edge::link::{Condition, Connector, Link, run};
+use spile_edge::link::{Condition, Connector, Link, Registered, run};
 use spile_edge::metrics::Metrics;
 use spile_edge::registry::{Copy, Registry as _};
 use spile_edge::upstream::{Away, Input, Port, Ready, Upstream};
@@ -121,7 +121,7 @@ struct Setup {
 fn setup() -> Setup {
     let (pipes, far) = mpsc::channel(1);
     let copy = Arc::new(Copy::new(1_000_000));
-    let link = Link::new("w".to_owned(), SLOTS, Some(Arc::clone(&copy)));
+    let link = Link::new("w".to_owned(), SLOTS, Registered::Feeds(Arc::clone(&copy)));
     let metrics = Arc::<Metrics>::default();
     let mut tasks = JoinSet::new();
     let config = Config::new(Arc::from("edge"), [0; 32]);

@@ -51,6 +51,18 @@ pub fn write(path: &Path, bytes: &[u8], mode: u32) -> Result<(), NotDurable> {
     sync_folder(parent(path))
 }
 
+/// Reads a whole file; `None` where there is none.
+///
+/// # Errors
+/// It is there and can't be read.
+pub fn read(path: &Path) -> io::Result<Option<Vec<u8>>> {
+    match fs::read(path) {
+        Ok(bytes) => Ok(Some(bytes)),
+        Err(why) if why.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(why) => Err(why),
+    }
+}
+
 /// Makes a folder and what is missing above it, readable by its owner only, each synced into its parent.
 ///
 /// # Errors

@@ -110,6 +110,8 @@ pub fn registry(room: &Room, worker: &Arc<Worker>) -> Arc<Copy> {
                 Millis(0),
                 Part { upto, whole, more: false },
                 devices.into_iter().map(entry),
+                // The one worker has the groups' definitions itself.
+                std::iter::empty(),
             );
             upto
         }

@@ -13,6 +13,7 @@ pub mod durable;
 pub mod gulp;
 pub mod health;
 pub mod inprocess;
+pub mod kept;
 pub mod links;
 pub mod logs;
 pub mod metrics;

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use spile_edge::Edge;
-use spile_edge::link::{self, Condition, Connector, Link};
+use spile_edge::link::{self, Condition, Connector, Link, Registered};
 use spile_edge::registry::Copy;
 use spile_edge::upstream::{Upstream, Workers, has_slot};
 use spile_protocol::code::Code;
@@ -27,6 +27,7 @@ use crate::config::{EdgeLink, SlotSet, WorkerLink};
 use crate::door::random;
 use crate::gulp::Gulp;
 use crate::health::{Colour, Health};
+use crate::kept;
 use crate::start::Room;
 use crate::tls::{self, Acceptor, Deadlines, LinkConnector};
 
@@ -54,8 +55,13 @@ impl Links {
         let home = Slot::of(REGISTRY.0, REGISTRY.1).0;
         let link = |worker: &WorkerLink| {
             let slots = bits(&worker.slots);
-            let feeds = has_slot(&slots, home).then(|| Arc::clone(&registry));
-            (Link::new(worker.name.clone(), slots, feeds), worker.address.clone())
+            let copy = Arc::clone(&registry);
+            let registered = if has_slot(&slots, home) {
+                Registered::Feeds(copy)
+            } else {
+                Registered::Hears(copy)
+            };
+            (Link::new(worker.name.clone(), slots, registered), worker.address.clone())
         };
         let links: Vec<_> = workers.iter().map(link).collect();
         let all =
@@ -87,6 +93,14 @@ impl Links {
         connector: &Arc<LinkConnector>,
         served: &CancellationToken,
     ) -> anyhow::Result<()> {
+        let home = Slot::of(REGISTRY.0, REGISTRY.1).0;
+        let all = self.links.iter().map(|(link, _)| Arc::clone(link));
+        let (feeding, hearing): (Vec<_>, Vec<_>) =
+            all.partition(|link| has_slot(link.slots(), home));
+        for link in feeding {
+            kept::start(room, self.registry(), link, served.clone());
+        }
+        kept::pass_groups(room, &self.registry, hearing, served.clone());
         for (link, address) in self.links {
             room.tasks.spawn(tell(Arc::clone(&link), room.health.clone(), served.clone()));
             let to =

@@ -19,6 +19,7 @@ use crate::config::{
 use crate::data::tenure;
 use crate::health::Colour;
 use crate::inprocess::{self, InProcess};
+use crate::kept;
 use crate::links;
 use crate::serve;
 use crate::start::{Room, bind};
@@ -152,6 +153,7 @@ async fn edge(
 ) -> anyhow::Result<Started> {
     let (listener, address) = bind("edge", listen.address, "--listen").await?;
     let links = links::Links::new(workers)?;
+    kept::restore(room, &links.registry());
     let edge = serve::edge(room, tenants, links.registry(), links.workers())?;
     if let Some(devices) = devices.clone() {
         keep_fresh(room, "edge", move || devices.reload().map(|()| devices.certificate_ends()));

@@ -21,7 +21,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use e2e::{Acked, Gone, Raw, Server, acked, all_in_one, bind, catch_up, event, seen, spiled, tls};
+use e2e::split::Split;
+use e2e::{Acked, Gone, Raw, Server, acked, all_in_one, bind, catch_up, event, seen, tls};
 use rustix::process::Signal;
 use rustls::ClientConfig;
 use spile_protocol::message::Message;
@@ -121,61 +122,13 @@ impl Publisher {
     }
 }
 
-/// A split deployment: its folder, made by the real command, with addresses of this machine.
-struct Split {
-    folder: TempDir,
-}
-
-impl Split {
-    fn new() -> Self {
-        let folder = TempDir::new().unwrap();
-        let made = spiled()
-            .args(["certs", folder.path().to_str().unwrap()])
-            .args(["--edge", "e1", "--worker", "a", "--worker", "b"])
-            .output()
-            .unwrap();
-        assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
-        Self { folder }
-    }
-
-    fn edit(&self, node: &str, from: &str, to: &str) {
-        let file = self.folder.path().join(node).join("spiled.toml");
-        let text = std::fs::read_to_string(&file).unwrap();
-        assert!(text.contains(from), "{from} is not in {text}");
-        std::fs::write(file, text.replace(from, to)).unwrap();
-    }
-
-    fn start(&self, role: &str, node: &str) -> Server {
-        let folder = self.folder.path().join(node);
-        let mut command = spiled();
-        command.args([role, "--admin", "127.0.0.1:0", "--config"]).arg(folder.join("spiled.toml"));
-        Server::start(&mut command, &folder.join("log"))
-    }
-}
-
-/// Kills one of three processes at random moments while four publishers go on, and starts it again where it was.
 fn kill_under_load(killed: &str) {
     let seed = number("SPILE_SEED", u64::from(std::process::id()) << 20 | 1);
     let kills = number("SPILE_SPLIT_KILLS", 10);
     println!("SPILE_SEED={seed} SPILE_SPLIT_KILLS={kills} of {killed}");
-    let split = Split::new();
-    let mut running = HashMap::new();
-    for name in ["a", "b"] {
-        let node = format!("worker-{name}");
-        split.edit(&node, "0.0.0.0:7451", "127.0.0.1:0");
-        let worker = split.start("worker", &node);
-        let address = worker.said("worker").to_owned();
-        // It comes back where it was.
-        split.edit(&node, "127.0.0.1:0", &address);
-        split.edit("edge-e1", &format!("{name}:7451"), &address);
-        running.insert(node, worker);
-    }
-    split.edit("edge-e1", "0.0.0.0:7450", "127.0.0.1:0");
-    let edge = split.start("edge", "edge-e1");
-    let address = edge.edge();
-    split.edit("edge-e1", "127.0.0.1:0", &address.to_string());
-    running.insert("edge-e1".to_owned(), edge);
-    let config = tls(&split.folder.path().join("operator"), Some("operator"));
+    let (split, mut running) = Split::started();
+    let address = running.get("edge-e1").unwrap().edge();
+    let config = split.operator();
     let mut publishers: Vec<_> = (1..=PUBLISHERS).map(Publisher::new).collect();
     let mut moments = Moments(seed);
     let role = killed.split('-').next().unwrap();

@@ -9,14 +9,14 @@ use std::time::Duration;
 use spile_protocol::{
     code::Code,
     id::LinkSessionId,
-    message::{List, Message, Registry},
+    message::{Message, Registry},
     session::link::{Config, Edge as Machine, EdgeInput},
     time::Instant,
 };
 use tokio_util::sync::CancellationToken;
 
 use super::port::{Inbox, detached};
-use super::{Condition, Link, Shared};
+use super::{Condition, Link, Registered, Shared, known};
 use crate::buffers::{Got, Inlet, Outlet};
 use crate::clock::Clock;
 use crate::limits::{LINK_BACKOFF, LINK_BACKOFF_MAX, LINK_CONNECT};
@@ -229,6 +229,11 @@ impl Heard<'_> {
                         "link is up"
                     );
                     self.up = true;
+                    // spec §10.5.2: before the first session is attached, so that a worker knows every group before it
+                    // delivers.
+                    if let Registered::Hears(copy) = &self.link.registered {
+                        copy.tell_groups(|said| shared.say_registry(&self.link.name, said));
+                    }
                     self.link.condition.send_replace(Condition::Up);
                 }
                 Some(EdgeInput::Message { session, message, payload_crc }) => {
@@ -250,7 +255,7 @@ impl Heard<'_> {
             }
         }
         drop(shared);
-        if let Some(registry) = &self.link.registry {
+        if let Registered::Feeds(registry) = &self.link.registered {
             registry.heard(self.clock.wall());
         }
     }
@@ -277,22 +282,21 @@ impl Heard<'_> {
         }
     }
 
-    /// Takes what is registered, and says how far it is known here.
+    /// Takes what is registered, and says how far it is known here, unless somebody syncs it first.
     fn learn(&self, shared: &mut Shared, said: &Registry<'_>) {
-        let Some(registry) = &self.link.registry else { return };
-        if !registry.apply(self.clock.wall(), said) {
-            return;
-        }
-        let Shared { machine: Some(machine), out, .. } = shared else { return };
-        let known = Registry {
-            upto: said.upto,
-            whole: false,
-            entries: List::default(),
-            more: false,
-            groups: List::default(),
-        };
-        if let Err(why) = machine.registry(&known, out) {
-            tracing::warn!(worker = self.link.name, %why, "the registry's copy was not confirmed");
+        match &self.link.registered {
+            Registered::Feeds(copy) => {
+                if copy.apply(self.clock.wall(), said) && !copy.is_kept() {
+                    shared.say_registry(&self.link.name, &known(said.upto));
+                }
+            }
+            Registered::Hears(_) => {
+                tracing::debug!(
+                    worker = self.link.name,
+                    upto = said.upto,
+                    "groups are known there"
+                );
+            }
         }
     }
 }

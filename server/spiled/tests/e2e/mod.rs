@@ -8,6 +8,9 @@
 )]
 #![allow(clippy::wildcard_enum_match_arm, reason = "what a test does not expect is shown as it is")]
 
+pub mod calls;
+pub mod split;
+
 use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
@@ -248,7 +251,7 @@ impl Raw {
     ) -> Result<u64, String> {
         let first_unacked = Number(first_unacked);
         let message = Message::Lane(Lane { lane: LaneId(lane), first_unacked, key, urgent: false });
-        self.send(&[message]).map_err(|error| error.to_string())?;
+        self.send(&[message]).map_err(|_| "closed".to_owned())?;
         self.next(|message| match message {
             Message::LaneAnswer(answer) => Ok(answer.last.unwrap_or_default().0),
             other => Err(format!("{other:?}")),

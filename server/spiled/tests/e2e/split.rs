@@ -1,0 +1,75 @@
+//! A deployment of one edge and two workers, each the real binary in its own folder.
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use rustls::ClientConfig;
+use tempfile::TempDir;
+
+use super::{Server, spiled, tls};
+
+/// Its folder, made by the real command, with addresses of this machine.
+pub struct Split {
+    folder: TempDir,
+}
+
+/// What runs, by the name of its folder.
+pub type Running = HashMap<String, Server>;
+
+impl Split {
+    fn new() -> Self {
+        let folder = TempDir::new().unwrap();
+        let made = spiled()
+            .args(["certs", folder.path().to_str().unwrap()])
+            .args(["--edge", "e1", "--worker", "a", "--worker", "b"])
+            .output()
+            .unwrap();
+        assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+        Self { folder }
+    }
+
+    /// Edge `edge-e1`, workers `worker-a` and `worker-b`: each comes back where it was.
+    pub fn started() -> (Self, Running) {
+        let split = Self::new();
+        let mut running = Running::new();
+        for name in ["a", "b"] {
+            let node = format!("worker-{name}");
+            split.edit(&node, "0.0.0.0:7451", "127.0.0.1:0");
+            let worker = split.start("worker", &node);
+            let address = worker.said("worker").to_owned();
+            split.edit(&node, "127.0.0.1:0", &address);
+            split.edit("edge-e1", &format!("{name}:7451"), &address);
+            running.insert(node, worker);
+        }
+        split.edit("edge-e1", "0.0.0.0:7450", "127.0.0.1:0");
+        let edge = split.start("edge", "edge-e1");
+        split.edit("edge-e1", "127.0.0.1:0", &edge.edge().to_string());
+        running.insert("edge-e1".to_owned(), edge);
+        (split, running)
+    }
+
+    fn edit(&self, node: &str, from: &str, to: &str) {
+        let file = self.folder.path().join(node).join("spiled.toml");
+        let text = std::fs::read_to_string(&file).unwrap();
+        assert!(text.contains(from), "{from} is not in {text}");
+        std::fs::write(file, text.replace(from, to)).unwrap();
+    }
+
+    pub fn start(&self, role: &str, node: &str) -> Server {
+        let folder = self.folder.path().join(node);
+        let mut command = spiled();
+        command.args([role, "--admin", "127.0.0.1:0", "--config"]).arg(folder.join("spiled.toml"));
+        Server::start(&mut command, &folder.join("log"))
+    }
+
+    /// The folder of a node, or of the operator.
+    pub fn of(&self, node: &str) -> PathBuf {
+        self.folder.path().join(node)
+    }
+
+    /// TLS with the operator's certificate.
+    pub fn operator(&self) -> Arc<ClientConfig> {
+        tls(&self.of("operator"), Some("operator"))
+    }
+}

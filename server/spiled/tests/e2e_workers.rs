@@ -1,0 +1,215 @@
+//! One edge and two workers, the real binaries: what concerns both, and what goes on while one is away.
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::wildcard_enum_match_arm,
+    clippy::disallowed_methods,
+    reason = "a test has a clock, fails by panicking, and shows what it did not expect"
+)]
+
+mod e2e;
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+
+use e2e::split::{Running, Split};
+use e2e::{Raw, acked, bind, event, tls};
+use rustix::process::Signal;
+use serde_json::{Value, json};
+use spile_protocol::{
+    id::{Slot, SubscriptionId},
+    message::{From, Message, Outcome, Settle, Source, Subscribe},
+    session::key,
+};
+
+const KEY: [u8; 32] = [9; 32];
+
+fn edge(running: &Running) -> SocketAddr {
+    running["edge-e1"].edge()
+}
+
+/// Asks until the answer is as it is wanted: a link that was cut is up again after a moment.
+fn until<T>(mut ask: impl FnMut() -> T, wanted: impl Fn(&T) -> bool) -> T {
+    let begun = std::time::Instant::now();
+    loop {
+        let answer = ask();
+        if wanted(&answer) || begun.elapsed().as_secs() > 20 {
+            assert!(wanted(&answer), "it did not come");
+            return answer;
+        }
+        std::thread::yield_now();
+    }
+}
+
+/// The worker, `a` or `b`, that has the slot of a key.
+fn home(key: &str) -> &'static str {
+    if Slot::of("main", key).0 < 128 { "worker-a" } else { "worker-b" }
+}
+
+/// Keys on `worker-a` and on `worker-b`.
+fn keys() -> [String; 2] {
+    ["worker-a", "worker-b"]
+        .map(|node| (0..).map(|n| format!("k{n}")).find(|key| home(key) == node).unwrap())
+}
+
+#[test]
+fn the_status_names_every_worker_and_is_partial_while_one_is_away() {
+    let (split, mut running) = Split::started();
+    let mut operator = operator(&split, &running, 1);
+    let mut ask = || operator.call("$status", "get", &Value::Null).unwrap();
+    let both = until(&mut ask, |status| status.get("partial").is_none());
+    assert_eq!(both["healthy"], true, "{both}");
+    assert_eq!(both["edge"]["name"], "e1");
+    for (at, name) in ["a", "b"].into_iter().enumerate() {
+        assert_eq!(both["workers"][at]["name"], name);
+        assert_eq!(both["workers"][at]["reachable"], true);
+        assert!(both["workers"][at]["end"].is_u64(), "{both}");
+    }
+    running.remove("worker-b").unwrap().end(Signal::KILL);
+    let one = until(&mut ask, |status| status["partial"] == true);
+    assert_eq!((&one["healthy"], &one["workers"][0]["reachable"]), (&json!(false), &json!(true)));
+    assert_eq!(one["workers"][1]["name"], "b");
+    assert_eq!(one["workers"][1]["reachable"], false);
+    assert!(one["wrong"][0].as_str().unwrap().contains("worker b"), "{one}");
+    running.insert("worker-b".to_owned(), split.start("worker", "worker-b"));
+    until(&mut ask, |status| status["healthy"] == true);
+}
+
+fn subscribe(from: From<'_>) -> Message<'_> {
+    Message::Subscribe(Subscribe {
+        subscription: SubscriptionId(0),
+        source: Source::Filter { filter: "t/#", key: None, from },
+        events: 1 << 10,
+        bytes: 1 << 20,
+        live: true,
+    })
+}
+
+/// Publishes a key's next event in a session of its own, until it is acknowledged; its payload is its number.
+fn publish(split: &Split, running: &Running, key: &str, number: u64) {
+    let once = || {
+        let mut raw = Raw::hello(edge(running), &split.operator(), [8; 8]).ok()?;
+        if raw.open(1, Some(key), number).ok()? >= number {
+            return Some(());
+        }
+        raw.send(&[bind(1, 1, "t/x"), event(1, number.to_string().as_bytes())]).ok()?;
+        raw.next(|message| acked(message).map(drop)).ok()?
+    };
+    until(once, Option::is_some);
+}
+
+/// A session of the operator's, once the edge knows who may come.
+fn operator(split: &Split, running: &Running, run: u8) -> Raw {
+    until(|| Raw::hello(edge(running), &split.operator(), [run; 8]), Result::is_ok).unwrap()
+}
+
+#[test]
+fn a_subscription_goes_on_where_it_was_when_a_worker_is_back() {
+    let (split, mut running) = Split::started();
+    let mut reader = operator(&split, &running, 2);
+    let [a, b] = keys();
+    publish(&split, &running, &a, 1);
+    publish(&split, &running, &b, 1);
+    reader.send(&[subscribe(From::Start)]).unwrap();
+    let mut last: HashMap<String, u64> = HashMap::new();
+    let (mut key, mut deliveries) = (String::new(), 0_u64);
+    let mut hear = |reader: &mut Raw, name: &str, number: u64| {
+        while last.get(name).copied().unwrap_or_default() < number {
+            let delivered = reader
+                .next(|message| match message {
+                    Message::Deliver(deliver) => {
+                        if let Some(named) = deliver.key {
+                            named.clone_into(&mut key);
+                        }
+                        let known = last.entry(key.clone()).or_default();
+                        for payload in deliver.lengths.split(deliver.payload) {
+                            *known += 1;
+                            let text = known.to_string();
+                            assert_eq!(std::str::from_utf8(payload).unwrap(), text, "{key}");
+                        }
+                        true
+                    }
+                    Message::Credit(_) => false,
+                    other => panic!("{other:?}"),
+                })
+                .unwrap();
+            if delivered {
+                deliveries += 1;
+                let (subscription, outcome) = (SubscriptionId(0), Outcome::Seen);
+                let seen =
+                    Settle { subscription, delivery: deliveries, outcome, events: 0, reason: "" };
+                reader.send(&[Message::Settle(seen)]).unwrap();
+            }
+        }
+    };
+    hear(&mut reader, &a, 1);
+    hear(&mut reader, &b, 1);
+    for round in 2..5 {
+        running.remove("worker-b").unwrap().end(Signal::KILL);
+        // The others' events come meanwhile.
+        publish(&split, &running, &a, round);
+        hear(&mut reader, &a, round);
+        running.insert("worker-b".to_owned(), split.start("worker", "worker-b"));
+        publish(&split, &running, &b, round);
+        hear(&mut reader, &b, round);
+    }
+}
+
+fn add(operator: &mut Raw, device: &str) -> Result<Value, String> {
+    let hash: String = key::hash(&KEY).iter().map(|byte| format!("{byte:02x}")).collect();
+    operator.call("$device", "add", &json!({"id": device, "key_hash": hash}))
+}
+
+#[test]
+fn a_revoked_device_is_cut_over_a_link_and_the_operator_hears_which_edges_know() {
+    let (split, running) = Split::started();
+    let mut operator = operator(&split, &running, 1);
+    let added = until(|| add(&mut operator, "pump-7"), Result::is_ok).unwrap();
+    assert_eq!((&added["confirmed"], &added["missing"]), (&json!(["e1"]), &json!([])), "{added}");
+    let plain = tls(&split.of("operator"), None);
+    let (mut device, heard) =
+        Raw::with_key(edge(&running), &plain, ("pump-7", &KEY), [3; 8]).unwrap();
+    assert_eq!(heard, "welcome pump-7");
+    let begun = std::time::Instant::now();
+    let revoked = operator.call("$device", "revoke", &json!({"id": "pump-7"})).unwrap();
+    assert_eq!(revoked["confirmed"], json!(["e1"]), "{revoked}");
+    let said = device.shown();
+    assert!(said.contains("revoked"), "{said}");
+    assert!(begun.elapsed().as_secs() < 5, "{:?}", begun.elapsed());
+    let (_, heard) = Raw::with_key(edge(&running), &plain, ("pump-7", &KEY), [4; 8]).unwrap();
+    assert_eq!(heard, "fault revoked");
+}
+
+#[test]
+fn an_edge_that_restarts_lets_in_whom_it_knew_while_the_registrys_worker_is_away() {
+    let (split, mut running) = Split::started();
+    let mut operator = operator(&split, &running, 1);
+    until(|| add(&mut operator, "pump-7"), Result::is_ok).unwrap();
+    until(|| add(&mut operator, "pump-8"), Result::is_ok).unwrap();
+    operator.call("$device", "revoke", &json!({"id": "pump-8"})).unwrap();
+    running.remove(home("$registry")).unwrap().end(Signal::KILL);
+    let restart = |running: &mut Running| {
+        running.remove("edge-e1").unwrap().end(Signal::KILL);
+        running.insert("edge-e1".to_owned(), split.start("edge", "edge-e1"));
+    };
+    restart(&mut running);
+    let plain = tls(&split.of("operator"), None);
+    let come = |running: &Running, device: &str| {
+        Raw::with_key(edge(running), &plain, (device, &KEY), [3; 8]).unwrap().1
+    };
+    // Confirmed was synced: what was revoked stays so.
+    assert_eq!(come(&running, "pump-7"), "welcome pump-7");
+    assert_eq!(come(&running, "pump-8"), "fault revoked");
+    // A damaged copy is none, and that is said.
+    let file = split.of("edge-e1").join("data/registry");
+    let mut bytes = std::fs::read(&file).unwrap();
+    bytes[20] ^= 1;
+    std::fs::write(&file, bytes).unwrap();
+    restart(&mut running);
+    assert_eq!(come(&running, "pump-7"), "fault unavailable");
+    assert!(running["edge-e1"].get("/health").contains("damaged"));
+    let home = home("$registry");
+    running.insert(home.to_owned(), split.start("worker", home));
+    until(|| come(&running, "pump-7"), |heard| heard == "welcome pump-7");
+}

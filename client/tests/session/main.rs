@@ -13,6 +13,8 @@
 )]
 
 mod answers;
+mod groups;
+mod handing;
 mod lookups;
 mod receiving;
 mod server;

@@ -24,6 +24,7 @@ use tokio::task::JoinSet;
 use tokio_rustls::TlsAcceptor;
 
 use super::answers;
+use super::handing::Member;
 use super::receiving::{self, Numbers};
 use super::world::{Stored, World};
 
@@ -95,9 +96,10 @@ struct Following {
     live: bool,
 }
 
-struct Connection {
-    world: Arc<World>,
-    session: Session,
+pub struct Connection {
+    pub world: Arc<World>,
+    pub session: Session,
+    pub member: Option<Member>,
     lanes: HashMap<LaneId, String>,
     routes: HashMap<RouteId, (LaneId, String)>,
     uploads: Numbers,
@@ -119,6 +121,7 @@ impl Connection {
             routes: HashMap::new(),
             uploads: Numbers::new(),
             following: Vec::new(),
+            member: None,
             out: Vec::new(),
             begun: now(),
             exporter,
@@ -141,6 +144,7 @@ impl Connection {
             }
             let changed = world.changed.notified();
             self.follow();
+            self.hand_out();
             self.session.poll_transmit(self.now(), &mut self.out);
             let written = tcp.write_all(&self.out).await.and(tcp.flush().await);
             if written.is_err() || self.session.is_closed() {
@@ -194,7 +198,7 @@ impl Connection {
         }
     }
 
-    fn say(&mut self, message: &Message<'_>) {
+    pub fn say(&mut self, message: &Message<'_>) {
         let crc = crc::of(message.payload());
         let told = self.session.handle_downstream(self.now(), message, crc, &mut self.out);
         assert!(!matches!(told.unwrap(), Told::TooLong | Told::NoCredit), "{message:?}");
@@ -231,9 +235,11 @@ impl Connection {
                 self.take(batch.route, first, &payloads, &batch.extras);
             }
             Message::Subscribe(subscribe) => self.subscribe(subscribe),
-            Message::Settle(settle) => assert_eq!(settle.outcome, Outcome::Seen),
+            Message::Settle(settle) if settle.outcome == Outcome::Seen => {}
+            Message::Settle(settle) => self.settle(settle),
             Message::End(end) => {
                 self.following.retain(|following| following.id != end.subscription);
+                self.leave(end.subscription);
                 self.say(&Message::End(*end));
             }
             Message::Call(Body { fields, payload }) => {
@@ -380,6 +386,9 @@ impl Connection {
     }
 
     fn subscribe(&mut self, subscribe: &Subscribe<'_>) {
+        if matches!(subscribe.source, Source::Group { .. }) {
+            return self.join(subscribe);
+        }
         let (filter, key, next) = match subscribe.source {
             Source::Filter { filter, key, from } => {
                 let next = match from {

@@ -8,6 +8,8 @@ use spile_protocol::id::Run;
 use spile_protocol::message::Receipt;
 use tokio::sync::Notify;
 
+use super::handing::Group;
+
 use super::receiving::Receiving;
 
 /// One stored event. Its position is its place in the log, from 1.
@@ -42,6 +44,7 @@ pub struct World {
     /// Where a subscription from the end began.
     pub subscribed_at: AtomicUsize,
     pub batches: AtomicU64,
+    pub group: Mutex<Group>,
     pub receiving: Mutex<Receiving>,
 }
 
@@ -65,6 +68,17 @@ impl World {
         loop {
             let changed = self.changed.notified();
             if self.log.lock().unwrap().len() >= count {
+                return;
+            }
+            changed.await;
+        }
+    }
+
+    /// Waits until a key is settled so far.
+    pub async fn settled(&self, key: &str, version: u64) {
+        loop {
+            let changed = self.changed.notified();
+            if self.group.lock().unwrap().settled.get(key) == Some(&version) {
                 return;
             }
             changed.await;

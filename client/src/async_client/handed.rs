@@ -10,6 +10,7 @@ use std::task::{Context, Poll, Waker};
 use spile_protocol::code::Code;
 use spile_protocol::id::{self, SubscriptionId};
 use spile_protocol::message::{self, Deliver, Outcome, Subscribe};
+use spile_protocol::time::Instant;
 
 use super::Error;
 use super::consume::{Consume, Settled, Tally};
@@ -40,6 +41,8 @@ enum State {
     Opening,
     /// Deliveries come.
     Open,
+    /// The server can't serve it for a while; it is asked again then.
+    Away { until: Instant },
     /// Nobody takes what comes; the server's END is awaited.
     Leaving,
     /// Nothing more comes.
@@ -52,6 +55,8 @@ pub(super) struct Handed {
     pub(super) group: Arc<str>,
     pub(super) options: Consume,
     state: State,
+    /// Deliveries came once: from then on only what is final ends it.
+    joined: bool,
     /// Which opening this is, of all this client ever made: what came on another is not settled here.
     pub(super) opening: u64,
     /// The names a delivery leaves out are those of the one before.
@@ -71,6 +76,7 @@ impl Handed {
             group,
             options,
             state: State::Opening,
+            joined: false,
             opening,
             last: Names::default(),
             queue: VecDeque::new(),
@@ -98,7 +104,7 @@ impl Handed {
     /// The server agreed.
     pub(super) fn opened(&mut self, wake: &mut Vec<Waker>) {
         if self.state == State::Opening {
-            self.state = State::Open;
+            (self.state, self.joined) = (State::Open, true);
             wake.extend(self.waker.take());
         }
     }
@@ -142,6 +148,34 @@ impl Handed {
         self.queue.clear();
         self.last = Names::default();
         self.opening = opening;
+        self.state = State::Opening;
+    }
+
+    /// The server ended it and says that it may be asked again later; `false` where that is its caller's to decide.
+    pub(super) fn suspended(
+        &mut self,
+        until: Instant,
+        opening: u64,
+        settles: &mut Settles,
+        wake: &mut Vec<Waker>,
+    ) -> bool {
+        if self.joined {
+            self.reconnected(opening, settles, wake);
+            self.state = State::Away { until };
+        }
+        self.joined
+    }
+
+    /// When it is to be asked for again.
+    pub(super) const fn due(&self) -> Option<Instant> {
+        match self.state {
+            State::Away { until } => Some(until),
+            State::Opening | State::Open | State::Leaving | State::Ended(_) => None,
+        }
+    }
+
+    /// It is asked for again.
+    pub(super) fn asked_again(&mut self) {
         self.state = State::Opening;
     }
 
@@ -214,7 +248,7 @@ impl Handed {
         match &mut self.state {
             State::Ended(why) => Poll::Ready(why.take().map(Err)),
             State::Leaving => Poll::Ready(None),
-            State::Opening | State::Open => {
+            State::Opening | State::Open | State::Away { .. } => {
                 register(&mut self.waker, cx);
                 Poll::Pending
             }
@@ -228,7 +262,9 @@ impl Handed {
                 register(&mut self.waker, cx);
                 Poll::Pending
             }
-            State::Open | State::Leaving | State::Ended(None) => Poll::Ready(Ok(())),
+            State::Open | State::Away { .. } | State::Leaving | State::Ended(None) => {
+                Poll::Ready(Ok(()))
+            }
             State::Ended(Some(why)) => Poll::Ready(Err(why.clone())),
         }
     }

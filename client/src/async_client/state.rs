@@ -366,6 +366,7 @@ impl State {
 
     fn say(&mut self, out: &mut Vec<u8>, most: usize) -> Option<Error> {
         self.open_uploads();
+        self.rejoin_due();
         out.append(&mut self.said);
         self.give_back_credit(out);
         let over = self.leave();
@@ -425,8 +426,8 @@ impl State {
             Leaving::No => None,
         };
         let owes = self.owes.then(|| self.gave_back.after(GIVE_BACK_EVERY));
-        let uploads = self.uploads_due();
-        self.device.poll_timeout().into_iter().chain(leaving).chain(owes).chain(uploads).min()
+        let work = self.uploads_due().into_iter().chain(self.groups_due());
+        self.device.poll_timeout().into_iter().chain(leaving).chain(owes).chain(work).min()
     }
 
     fn disconnected(&mut self, run: Run) -> bool {

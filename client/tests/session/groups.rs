@@ -95,3 +95,17 @@ async fn with_the_connection_goes_what_it_handed_out_and_what_was_not_answered()
     let tally = patient(deliveries.close()).await;
     assert_eq!((tally.durable, tally.unknown), (1, 1));
 }
+
+#[tokio::test]
+async fn a_group_that_is_away_for_a_while_is_joined_again() {
+    let server = Server::start().await;
+    let (client, mut deliveries) = member(&server).await;
+    published(&client, "k", 1).await;
+    let first = next(&mut deliveries).await;
+    server.world.sends_away.store(true, Ordering::Relaxed);
+    server.world.changed.notify_waiters();
+    let again = next(&mut deliveries).await;
+    assert_eq!((again.version.0, again.attempt()), (1, 2));
+    assert_eq!(patient(first.done()).await, Ok(Settled::TooLate));
+    assert_eq!(patient(again.done()).await, Ok(Settled::Durable));
+}

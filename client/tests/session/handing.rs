@@ -3,9 +3,10 @@
 use std::collections::HashMap;
 use std::sync::atomic::Ordering;
 
+use spile_protocol::code::Code;
 use spile_protocol::id::{Position, SubscriptionId, Version};
 use spile_protocol::message::{
-    Credit, Deliver, Extras, Lengths, Message, Outcome, Settle, Subscribe,
+    Credit, Deliver, Extras, Fault, Lengths, Message, Outcome, Scope, Settle, Subscribe,
 };
 use spile_protocol::time::Millis;
 
@@ -39,6 +40,14 @@ impl Connection {
         self.hand_out();
     }
 
+    /// The group can't be served for a moment.
+    pub fn send_away(&mut self) {
+        let Some(member) = self.member.take() else { return };
+        let scope = Scope::Subscription(member.subscription);
+        let (code, detail) = (Code::UNAVAILABLE, "its worker is away");
+        self.say(&Message::Fault(Fault { code, scope, retry: true, retry_after_ms: 20, detail }));
+    }
+
     pub fn settle(&mut self, settle: &Settle<'_>) {
         let Some(member) = &mut self.member else { panic!("nobody is a member: {settle:?}") };
         let at = usize::try_from(settle.delivery - 1).unwrap();
@@ -68,6 +77,9 @@ impl Connection {
 
     /// Hands out the next event of every key that nobody has.
     pub fn hand_out(&mut self) {
+        if self.world.sends_away.swap(false, Ordering::Relaxed) {
+            return self.send_away();
+        }
         let log = self.world.log();
         let Some(mut member) = self.member.take() else { return };
         for (place, event) in (1..).zip(&log) {

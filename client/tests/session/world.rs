@@ -45,6 +45,8 @@ pub struct World {
     pub subscribed_at: AtomicUsize,
     pub batches: AtomicU64,
     pub group: Mutex<Group>,
+    /// The next look ends a membership for a while.
+    pub sends_away: AtomicBool,
     pub receiving: Mutex<Receiving>,
 }
 

@@ -4,6 +4,7 @@
 
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use spile_protocol::code::Code;
 use spile_protocol::id::SubscriptionId;
@@ -11,12 +12,16 @@ use spile_protocol::limits;
 use spile_protocol::message::{self, Deliver, Outcome};
 use spile_protocol::session::Amount;
 use spile_protocol::session::device::Refusal as Machine;
+use spile_protocol::time::Instant;
 
 use super::super::Error;
 use super::super::consume::{Consume, Settled, Tally};
 use super::super::error::Refusal;
 use super::super::handed::{Handed, Run};
 use super::{Phase, State};
+
+/// A group that can't be served is not asked for again sooner: each time costs a frame.
+const REJOIN: Duration = Duration::from_millis(100);
 
 /// Which events of which delivery.
 #[derive(Clone, Copy, Debug)]
@@ -208,10 +213,37 @@ impl State {
     pub(super) fn membership_ended(&mut self, number: usize, why: Option<Refusal>) {
         let Some(handed) = self.groups.get_mut(number) else { return };
         if handed.has_left() {
-            self.forget_group(number);
-        } else {
+            return self.forget_group(number);
+        }
+        let after = why.as_ref().and_then(|why| why.retry_after);
+        self.openings += 1;
+        let again = after.is_some_and(|after| {
+            let until = self.now.after(after.max(REJOIN));
+            handed.suspended(until, self.openings, &mut self.settles, &mut self.wake)
+        });
+        if !again {
             handed.ended(why.map(Error::from), &mut self.settles, &mut self.wake);
         }
+    }
+
+    /// When a membership is to be asked for again.
+    pub(super) fn groups_due(&self) -> Option<Instant> {
+        self.groups.iter().filter_map(|(_, handed)| handed.due()).min()
+    }
+
+    /// Asks again for what was away long enough.
+    pub(super) fn rejoin_due(&mut self) {
+        if self.groups_due().is_none_or(|due| due > self.now) {
+            return;
+        }
+        let mut due = Vec::new();
+        for (number, handed) in self.groups.iter_mut() {
+            if handed.due().is_some_and(|due| due <= self.now) {
+                handed.asked_again();
+                due.push(number);
+            }
+        }
+        due.into_iter().for_each(|number| self.join(number));
     }
 
     pub(super) fn rejoin_groups(&mut self) {

@@ -36,6 +36,8 @@ pub struct Config {
     pub admin: AdminListen,
     /// Caps that may be set.
     pub limits: Limits,
+    /// Filters of topics whose latest event a worker keeps.
+    pub keep: Vec<String>,
     /// How log lines are written.
     pub log: LogChoice,
     /// What the process is, with what only that role has.

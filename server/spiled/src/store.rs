@@ -41,8 +41,10 @@ impl Store {
         slots: [u8; 32],
         durability: Durability,
     ) -> anyhow::Result<Self> {
-        let (data, name) = (room.data.path().to_owned(), room.config.name.clone());
-        let opened = spawn_blocking(move || open(&data, name, slots, durability)).await;
+        let data = room.data.path().to_owned();
+        let (name, keep) = (room.config.name.clone(), room.config.keep.clone());
+        let config = spile_worker::Config { name, slots, keep, ..spile_worker::Config::default() };
+        let opened = spawn_blocking(move || open(&data, config, durability)).await;
         let (store, recovered) = opened.context("log: open")??;
         tell(&room.health, &recovered);
         room.tasks.spawn(watch(room.clone(), store.log.clone()));
@@ -69,8 +71,7 @@ impl Store {
 
 fn open(
     data: &Path,
-    name: String,
-    slots: [u8; 32],
+    config: spile_worker::Config,
     durability: Durability,
 ) -> anyhow::Result<(Store, Recovered)> {
     let folder = data.join(EVENTS);
@@ -79,7 +80,6 @@ fn open(
     let disk = RealDisk::open(&folder).map_err(|why| broken(&why))?;
     let options = Options { segment_bytes: durability.segment, ..Options::default() };
     let (log, recovered) = Log::open(Arc::new(disk), options).map_err(|why| broken(&why))?;
-    let config = spile_worker::Config { name, slots, ..spile_worker::Config::default() };
     let views = data.join(VIEWS);
     let worker =
         Worker::open(config, Arc::new(log.clone()), Some(&views)).map_err(|why| broken(&why))?;

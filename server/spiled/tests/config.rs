@@ -64,6 +64,8 @@ name = "edge-1"
 tenants = ["main", "north"]
 [durability]
 segment = "16MiB"
+[state]
+keep = ["state/#", "settings/+"]
 "#;
 
 #[test]
@@ -81,6 +83,16 @@ fn nothing_said_is_all_in_one_with_the_defaults() {
 }
 
 #[test]
+fn topics_that_cannot_be_kept_are_mistakes() {
+    let folder = Folder::new();
+    for wrong in ["a//b", "$registry/#", "a/#/b"] {
+        let text = WORKER.replace("settings/+", wrong);
+        let mistakes = folder.load(&text, None).unwrap_err().to_string();
+        assert!(mistakes.contains("state.keep") && mistakes.contains(wrong), "{mistakes}");
+    }
+}
+
+#[test]
 fn an_edge_and_a_worker_are_read() {
     let folder = Folder::new();
     let edge = folder.load(EDGE, Some(RoleName::Edge)).unwrap();
@@ -91,6 +103,7 @@ fn an_edge_and_a_worker_are_read() {
 
     let worker = folder.load(WORKER, None).unwrap();
     assert_eq!(worker.data, folder.0.path().join("store"));
+    assert_eq!(worker.keep, ["state/#", "settings/+"]);
     let Role::Worker { listen, edges, durability, .. } = worker.role else { panic!("no worker") };
     assert_eq!(listen.port(), 7451);
     assert_eq!(edges[0].tenants, ["main", "north"]);

@@ -187,6 +187,8 @@ pub(crate) struct Hearer<'a> {
     pub(crate) frame_max: usize,
     /// What of a lane's numbers was stored before it was opened again.
     pub(crate) stored: &'a dyn Fn(LaneId, Number, Number) -> Vec<Receipt>,
+    /// How far its inbox is worked off.
+    pub(crate) inbox: &'a dyn Fn() -> Version,
 }
 
 /// About how many bytes of frames it takes to say it.
@@ -272,7 +274,7 @@ fn opened(
         refused: list,
         receipts,
         uploads: List::default(),
-        inbox: Version(0),
+        inbox: if lane == LaneId(0) { (to.inbox)() } else { Version(0) },
     };
     sink(&Message::LaneAnswer(answer), 0);
     later.iter().for_each(|void| refuse(lane, void, sink));

@@ -14,6 +14,7 @@ use spile_protocol::{
 
 use crate::{
     core::Core,
+    inbox::CursorRows,
     rebuild::Rebuilt,
     record::VoidTail,
     registry::Device,
@@ -30,6 +31,7 @@ mod row {
     pub(super) const DEVICE: u8 = b'd';
     pub(super) const CLOCK: u8 = b't';
     pub(super) const VALUE: u8 = b'v';
+    pub(super) const CURSOR: u8 = b'i';
 }
 
 /// A key and its value.
@@ -110,6 +112,7 @@ pub(crate) struct Copied {
     forgotten: Vec<Forgotten>,
     devices: Vec<Device>,
     values: ValueRows,
+    cursors: CursorRows,
     time_ms: u64,
     applied: u64,
 }
@@ -125,6 +128,7 @@ impl Copied {
         let tables = &mut core.tables;
         let mut copied = Self::empty(changed.forgotten, devices);
         copied.values = core.values.changed_rows();
+        copied.cursors = core.cursors.changed_rows();
         for ix in changed.streams {
             if let Some(stream) = tables.streams.get_mut(ix) {
                 stream.dirty = false;
@@ -156,6 +160,7 @@ impl Copied {
         let tables = &core.tables;
         let mut copied = Self::empty(Vec::new(), devices);
         copied.values = core.values.all_rows();
+        copied.cursors = core.cursors.all_rows();
         copied.streams =
             tables.streams.iter().map(|(ix, stream)| (ix, stream_row(stream))).collect();
         for (ix, run) in tables.runs.iter() {
@@ -179,6 +184,7 @@ impl Copied {
             forgotten,
             devices,
             values: ValueRows::default(),
+            cursors: CursorRows::default(),
             time_ms: 0,
             applied: 0,
         }
@@ -237,6 +243,7 @@ impl Copied {
         rows.extend(devices.iter().filter_map(device_row));
         rows.push((vec![row::CLOCK], values(&[time_ms])));
         rows.extend(self.values.rows(row::VALUE));
+        rows.extend(self.cursors.rows(row::CURSOR));
         rows.sort_unstable();
         let removed = forgotten.iter().flat_map(|Forgotten { principal, run }| {
             [row::RUN, row::NUMBERS].map(|kind| run_key(kind, *run, principal))
@@ -317,6 +324,7 @@ impl Rebuilt {
                 self.registered.load(device);
                 Ok(())
             }
+            row::CURSOR => self.cursors.load_row(name, value),
             row::VALUE => self.values.load_row(name, value),
             row::CLOCK => {
                 self.tables.time_ms = fields.varint("time")?;

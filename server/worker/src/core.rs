@@ -22,6 +22,7 @@ use tokio::sync::watch;
 
 use crate::{
     bell::Bell,
+    inbox::Cursors,
     log::EventLog,
     record::{self, VoidTail},
     registry::Registered,
@@ -83,6 +84,7 @@ pub(crate) struct Core {
     pub(crate) sessions: HashMap<(Arc<str>, Run), Attached>,
     pub(crate) registered: Registered,
     pub(crate) values: Values,
+    pub(crate) cursors: Cursors,
     /// Sessions that wait for edges to keep a change of the registry.
     pub(crate) confirmers: Vec<Weak<Bell>>,
 }
@@ -93,6 +95,7 @@ impl Core {
         tables: Tables,
         registered: Registered,
         values: Values,
+        cursors: Cursors,
         waiting: Arc<AtomicUsize>,
     ) -> Self {
         let durable = log.durable();
@@ -117,6 +120,7 @@ impl Core {
             sessions: HashMap::new(),
             registered,
             values,
+            cursors,
             confirmers: Vec::new(),
         }
     }
@@ -174,6 +178,7 @@ impl Core {
         self.undo(end);
         self.registered.cut(end);
         self.values.cut(end);
+        self.cursors.cut(end);
         self.look();
         self.begin();
         Refusal { end, code }
@@ -291,6 +296,31 @@ impl Core {
         self.before.push_back(before);
         self.pass_time(put.time_ms);
         self.put_stream(stream, put)
+    }
+
+    /// Puts a record that is in no stream in the call. Undoing it leaves `stream` as it is.
+    pub(crate) fn put_beside(
+        &mut self,
+        stream: Ix<Stream>,
+        time_ms: u64,
+        kind: u8,
+        head: Bytes,
+    ) -> Option<()> {
+        let before = self.before(stream, None)?;
+        self.before.push_back(before);
+        let time_ms = self.pass_time(time_ms);
+        self.push(Append {
+            kind,
+            positions: 1,
+            time_ms,
+            stream: 0,
+            version: 0,
+            prev: 0,
+            head,
+            payload: Bytes::new(),
+            payload_crc: 0,
+        });
+        Some(())
     }
 
     /// What a subscription has to know of a stream to read on.

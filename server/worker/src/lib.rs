@@ -12,6 +12,7 @@ mod block;
 mod calls;
 mod checkpoint;
 mod core;
+mod inbox;
 mod intake;
 mod joined;
 mod keeper;

@@ -58,6 +58,8 @@ pub const LINK_DRAIN_MS: u64 = 5000;
 pub const REGISTRY_ENTRIES: usize = 1024;
 /// Kept values. At the cap: a value of a new (key, topic) is not kept, is counted, and health says so.
 pub const VALUES: usize = 4 << 20;
+/// Principals with an inbox cursor. At the cap: SETTLE of one more ends its subscription with TOO_MANY.
+pub const CURSORS: usize = 4 << 20;
 /// How long a look-up waits at most; one that asks for longer waits so long.
 pub const WAIT_MS: u32 = 60_000;
 /// Entries of one page of a listing, at most. spec §9.3

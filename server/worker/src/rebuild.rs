@@ -8,6 +8,7 @@ use spile_log::{ReadError, Record};
 use spile_protocol::code::Code;
 
 use crate::{
+    inbox::{self, Cursors},
     limits::READ_BYTES,
     log::EventLog,
     record::{self, Names, Tail, kind},
@@ -23,6 +24,7 @@ pub(crate) struct Rebuilt {
     pub(crate) tables: Tables,
     pub(crate) registered: Registered,
     pub(crate) values: Values,
+    pub(crate) cursors: Cursors,
     /// One past the last position that was applied; 0 for nothing.
     pub(crate) applied: u64,
 }
@@ -106,12 +108,23 @@ impl Rebuilt {
         if record.kind != 0 && record.end().get() > self.applied {
             let form = |_| ApplyError::Form { at };
             let (prefix, tail) = record::split(&record.head).map_err(form)?;
-            let tail = Tail::parse(record.kind, tail, &record.payload).map_err(form)?;
             let names = Names::parse(prefix).map_err(form)?;
-            self.one(record, &names, &tail).map_err(|code| ApplyError::Full { at, code })?;
+            if record.kind == kind::CURSOR {
+                self.cursor(record, &names, inbox::parse_cursor(tail).map_err(form)?);
+            } else {
+                let tail = Tail::parse(record.kind, tail, &record.payload).map_err(form)?;
+                self.one(record, &names, &tail).map_err(|code| ApplyError::Full { at, code })?;
+            }
         }
         self.applied = self.applied.max(record.end().get());
         Ok(())
+    }
+
+    /// record §10.6
+    fn cursor(&mut self, record: &Record, names: &Names<'_>, version: u64) {
+        self.tables.time_ms = self.tables.time_ms.max(record.time_ms);
+        let name = principal(names.tenant, names.role, names.principal);
+        self.cursors.apply(name.into(), version);
     }
 
     fn one(&mut self, record: &Record, names: &Names<'_>, tail: &Tail<'_>) -> Result<(), Code> {

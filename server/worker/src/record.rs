@@ -20,6 +20,8 @@ pub mod kind {
     pub const BATCH: u8 = 2;
     /// Numbers that were refused for good; in no stream.
     pub const VOID: u8 = 3;
+    /// How far a principal has worked off its inbox; in no stream.
+    pub const CURSOR: u8 = 6;
 }
 
 /// The layout this build writes. record §3
@@ -122,7 +124,7 @@ pub fn split(head: &[u8]) -> Result<(&[u8], &[u8]), DecodeError> {
 /// The most a tail takes: a BATCH of 1024 spelled lengths, headers, and what else may be spelled.
 pub const TAIL_BYTES: usize = 8 * 1024;
 
-fn put_varint(out: &mut BytesMut, value: u64) {
+pub(crate) fn put_varint(out: &mut BytesMut, value: u64) {
     let mut bytes = [0; varint::MAX_BYTES];
     if let Some(encoded) = varint::encode(value, &mut bytes).and_then(|used| bytes.get(..used)) {
         out.put_slice(encoded);

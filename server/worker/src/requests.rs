@@ -12,6 +12,7 @@ use spile_protocol::{
 };
 
 use crate::{
+    inbox::FILTER,
     intake::Intake,
     limits::{WINDOW_BYTES, WINDOW_EVENTS},
     said::Said,
@@ -44,7 +45,7 @@ impl Intake<'_> {
             Message::Lane(lane) => self.open(lane),
             Message::Bind(bind) => self.bind(bind),
             Message::Subscribe(subscribe) => self.subscribe(subscribe),
-            Message::Settle(settle) => self.settle(settle),
+            Message::Settle(settle) => self.settle(now, settle),
             Message::Credit(credit) => self.credit(credit),
             Message::End(end) => self.end(end),
             Message::Get(get) => self.look_up(now, get),
@@ -117,7 +118,7 @@ impl Intake<'_> {
         }
         let window = kept(subscribe.events, subscribe.bytes);
         let until = (!subscribe.live).then(|| self.core.look().end.get());
-        let mut version = 0;
+        let (mut version, mut inbox) = (0, None);
         let (source, filter, position) = match subscribe.source {
             Asked::Filter { filter, key, from } => self.by_filter(filter, key, from)?,
             Asked::Stream { key, from } => {
@@ -125,9 +126,14 @@ impl Intake<'_> {
                 (self.by_stream(key, from.0)?, None, 0)
             }
             Asked::Group { .. } => return Err(refused(Code::NOT_FOUND, "there is no such group")),
-            Asked::Inbox => return Err(refused(Code::NOT_FOUND, "inboxes are not kept here")),
+            Asked::Inbox => {
+                let own = self.desk.who.principal.clone();
+                let (member, from) = self.enter_inbox();
+                (version, inbox) = (from, Some(member));
+                (self.by_stream(&own, from)?, Some(FILTER.to_owned()), 0)
+            }
         };
-        Ok(Wanted { id, source, filter, position, version, until, window })
+        Ok(Wanted { id, source, filter, position, version, until, window, inbox })
     }
 
     fn by_filter(
@@ -191,7 +197,10 @@ impl Intake<'_> {
     }
 
     /// A plain subscription hears only that a delivery was received.
-    fn settle(&mut self, settle: &Settle<'_>) {
+    fn settle(&mut self, now: Millis, settle: &Settle<'_>) {
+        if self.settle_inbox(now, settle) {
+            return;
+        }
         let Settle { subscription, delivery, outcome, .. } = *settle;
         let Some(subscription) = self.desk.subscription(subscription) else { return };
         match outcome {

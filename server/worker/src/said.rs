@@ -5,7 +5,7 @@ use spile_protocol::{
     code::Code,
     crc,
     id::{RequestId, SubscriptionId, Version},
-    message::{Body, Credit, End, Fault, List, Message, Reply, Scope, Value},
+    message::{Body, Credit, End, Fault, List, Message, Outcome, Reply, Scope, Settle, Value},
 };
 
 use crate::answers::Sink;
@@ -33,6 +33,17 @@ pub(crate) enum Said {
     },
     /// A subscription has delivered all.
     End(SubscriptionId),
+    /// What became of a delivery, as it was settled.
+    Settled {
+        /// Of which subscription.
+        subscription: SubscriptionId,
+        /// Its number.
+        delivery: u64,
+        /// What counts; *seen* where nothing was left to settle.
+        outcome: Outcome,
+        /// How many of its events; 0 for all.
+        events: u32,
+    },
     /// An answer to GET: the last version of a stream.
     Version {
         /// The question's number.
@@ -70,7 +81,7 @@ impl Said {
         match self {
             Self::Reply { request, .. } | Self::Version { request, .. } => Some(*request),
             Self::Fault { scope: Scope::Request(request), .. } => Some(*request),
-            Self::Fault { .. } | Self::Credit { .. } | Self::End(_) => None,
+            Self::Fault { .. } | Self::Credit { .. } | Self::End(_) | Self::Settled { .. } => None,
         }
     }
 
@@ -78,7 +89,7 @@ impl Said {
     pub(crate) fn size(&self) -> usize {
         match self {
             Self::Fault { detail, .. } => 64 + detail.len(),
-            Self::Credit { .. } | Self::End(_) => 24,
+            Self::Credit { .. } | Self::End(_) | Self::Settled { .. } => 24,
             Self::Version { key, .. } => 64 + key.len(),
             Self::Reply { detail, payload, .. } => 96 + detail.len() + payload.len(),
         }
@@ -99,6 +110,12 @@ impl Said {
             }
             Self::End(subscription) => {
                 sink(&Message::End(End { subscription: *subscription }), 0);
+            }
+            Self::Settled { subscription, delivery, outcome, events } => {
+                let (subscription, delivery) = (*subscription, *delivery);
+                let (outcome, events) = (*outcome, *events);
+                let settle = Settle { subscription, delivery, outcome, events, reason: "" };
+                sink(&Message::Settle(settle), 0);
             }
             Self::Version { request, key, version } => {
                 let (request, version) = (*request, *version);

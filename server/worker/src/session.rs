@@ -27,6 +27,7 @@ use crate::{
     bell::Bell,
     calls::Confirm,
     core::{Attached, Core},
+    inbox,
     intake::Intake,
     limits::{RETRY_BUSY_MS, RETRY_DISK_MS},
     lookups::{self, Lookup},
@@ -214,14 +215,16 @@ impl Session {
         let end = self.sync();
         let worker = &self.worker;
         self.desk.answer_confirms(worker, end);
-        let Desk { subscriptions, lookups, who, answers, bell, heard, lanes, .. } = &mut self.desk;
+        let Desk { subscriptions, lookups, scoped, who, answers, bell, heard, lanes, .. } =
+            &mut self.desk;
         let (who, lanes) = (&*who, &*lanes);
         let stored = |lane: LaneId, first, last| {
             let lane = usize::try_from(lane.0).ok().and_then(|at| lanes.get(at)?.as_ref());
             lane.map_or_else(Vec::new, |lane| receipts::stored(worker, who, lane, (first, last)))
         };
         let (name, frame_max) = (worker.config.name.as_str(), who.frame_max);
-        let to = Hearer { worker: name, frame_max, stored: &stored };
+        let inbox = || inbox::told(&mut worker.core(), scoped);
+        let to = Hearer { worker: name, frame_max, stored: &stored, inbox: &inbox };
         let mut said = answers.emit(end, room, to, sink);
         if answers.ready(end) {
             return Polled::More;
@@ -395,7 +398,16 @@ impl Desk {
                 (Some(request), _) => {
                     self.said(end, Said::fault(code, Scope::Request(request), ""))
                 }
-                (None, What::Said(said)) => self.said(end, *said),
+                (None, What::Said(said)) => {
+                    if let Said::Settled { subscription, .. } = *said {
+                        // It did not count: whoever reads begins again behind what did.
+                        if let Some(subscription) = self.subscription(subscription) {
+                            subscription.fail(code, "the settlement is not stored");
+                        }
+                    } else {
+                        self.said(end, *said);
+                    }
+                }
                 (None, What::Closed { code, expected, retry_after_ms }) => {
                     self.answers.push(end, lane, What::Closed { code, expected, retry_after_ms });
                 }

@@ -17,6 +17,7 @@ use spile_protocol::{
 use crate::{
     answers::Sink,
     block::{how_many, part, place},
+    inbox::Member,
     joined::{Joined, Most},
     limits::{LENGTHS_BYTES, READ_BYTES, SCAN_RECORDS},
     log::Read,
@@ -62,6 +63,8 @@ pub(crate) struct Wanted {
     /// It ends at this position; `None`: never.
     pub(crate) until: Option<u64>,
     pub(crate) window: Window,
+    /// Its part in the principal's inbox, where it is that.
+    pub(crate) inbox: Option<Member>,
 }
 
 /// What may be delivered and not settled.
@@ -88,6 +91,7 @@ pub(crate) struct Subscription {
     answer: Option<Window>,
     /// Room for events that go together.
     joined: Joined,
+    pub(crate) inbox: Option<Member>,
     over: Option<Said>,
 }
 
@@ -104,8 +108,9 @@ enum One {
 }
 
 impl Subscription {
-    pub(crate) fn new(wanted: Wanted) -> Self {
+    pub(crate) fn new(mut wanted: Wanted) -> Self {
         Self {
+            inbox: wanted.inbox.take(),
             records: VecDeque::new(),
             within: 0,
             open: VecDeque::new(),
@@ -142,7 +147,7 @@ impl Subscription {
         self.records.clear();
     }
 
-    fn fail(&mut self, code: Code, detail: &str) {
+    pub(crate) fn fail(&mut self, code: Code, detail: &str) {
         self.over = Some(Said::fault(code, Scope::Subscription(self.wanted.id), detail));
         self.records.clear();
     }
@@ -164,6 +169,19 @@ impl Subscription {
         }
     }
 
+    /// One delivery's credit is free.
+    pub(crate) fn free(&mut self, delivery: u64) {
+        let at = delivery.checked_sub(self.oldest).and_then(|at| usize::try_from(at).ok());
+        let Some(open) = at.and_then(|at| self.open.get_mut(at)) else { return };
+        let (events, bytes) = std::mem::take(open);
+        self.open_events -= u64::from(events);
+        self.open_bytes -= u64::from(bytes);
+        // A delivery has an event at least: one without is free.
+        while self.open.pop_front_if(|open| *open == (0, 0)).is_some() {
+            self.oldest += 1;
+        }
+    }
+
     fn has_credit(&self, events: u32, bytes: usize) -> bool {
         let Window { events: most_events, bytes: most_bytes } = self.wanted.window;
         let bytes = u64::try_from(bytes).unwrap_or(u64::MAX);
@@ -174,7 +192,7 @@ impl Subscription {
 
     /// Is there anything a poll would do, when the log is durable up to `end`?
     pub(crate) fn ready(&self, end: u64) -> bool {
-        if self.over.is_some() {
+        if self.over.is_some() || self.is_replaced() {
             return true;
         }
         let there = !self.records.is_empty()
@@ -195,6 +213,10 @@ impl Subscription {
             Source::Log { .. } => self.has_credit(1, 1),
             Source::Stream { state, .. } => matches!(state, Following::Coming(_)),
         }
+    }
+
+    fn is_replaced(&self) -> bool {
+        self.inbox.as_ref().is_some_and(Member::is_replaced)
     }
 
     /// The session's bell rang: there may be a next record of the stream.
@@ -219,6 +241,9 @@ impl Subscription {
             let answer = Said::Credit { subscription: self.wanted.id, events, bytes };
             *said += answer.size();
             answer.say(sink);
+        }
+        if self.over.is_none() && self.is_replaced() {
+            self.fail(Code::REPLACED, "another subscription reads this inbox now");
         }
         let mut looked = 0;
         while self.over.is_none() {
@@ -416,7 +441,7 @@ impl Subscription {
             let (lengths, payload, payload_crc) = part;
             self.say(worker, (record, &tail, skip), lengths, &payload, payload_crc, sink);
         }
-        self.account(worker, fits, bytes);
+        self.account(worker, record.version.saturating_add(u64::from(skip)), fits, bytes);
         let left = skip + fits < record.positions;
         self.within = if left { skip + fits } else { 0 };
         Ok(if left { One::Part(header + bytes) } else { One::Delivered(header + bytes) })
@@ -453,12 +478,15 @@ impl Subscription {
         let lengths = lengths.map_err(|_| Code::INTERNAL)?;
         self.say(worker, (record, tail, 0), lengths, payload, *payload_crc, sink);
         let (events, bytes) = (lengths.count(), payload.len());
-        self.account(worker, events, bytes);
+        self.account(worker, record.version, events, bytes);
         self.within = 0;
         Ok(One::Delivered(header + LENGTHS_BYTES.min(place(events) * 5) + bytes))
     }
 
-    fn account(&mut self, worker: &Worker, events: u32, bytes: usize) {
+    fn account(&mut self, worker: &Worker, version: u64, events: u32, bytes: usize) {
+        if let Some(inbox) = &mut self.inbox {
+            inbox.delivered(version, events);
+        }
         self.spelling.delivered();
         let narrow = u32::try_from(bytes).unwrap_or(u32::MAX);
         self.open.push_back((events, narrow));

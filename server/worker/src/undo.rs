@@ -67,6 +67,7 @@ impl Core {
         }
         self.registered.settle(end);
         self.values.settle(end);
+        self.cursors.settle(end);
     }
 
     fn mark(&mut self, before: &Before) {
@@ -82,6 +83,7 @@ impl Core {
         self.undo(end);
         self.registered.cut(end);
         self.values.cut(end);
+        self.cursors.cut(end);
         self.generation = generation;
         if self.cuts.len() >= CUTS
             && let Some(oldest) = self.cuts.pop_front()

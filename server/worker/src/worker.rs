@@ -129,10 +129,10 @@ impl Worker {
         }
         let checkpoint = rebuilt.applied;
         rebuilt.follow(&*log)?;
-        let Rebuilt { tables, registered, values, .. } = rebuilt;
+        let Rebuilt { tables, registered, values, cursors, .. } = rebuilt;
         let durable = log.durable();
         let waiting = Arc::new(AtomicUsize::new(0));
-        let core = Core::new(log.clone(), tables, registered, values, waiting.clone());
+        let core = Core::new(log.clone(), tables, registered, values, cursors, waiting.clone());
         let kept = Arc::new(Kept::new(core, views, checkpoint));
         let keeper = Keeper::start(kept.clone()).map_err(OpenError::Thread)?;
         let (counters, sessions) = (Counters::default(), AtomicU64::new(0));

@@ -27,6 +27,8 @@ const ADMIN_PORT: u16 = 7460;
 
 /// At most this many workers, as the design allows.
 const WORKERS_MAX: usize = wire::WORKERS;
+/// Filters that are asked for each topic that is bound; more is a mistake.
+const KEEP_MAX: usize = 16;
 /// At most this many edges a worker lists, and tenants an edge serves; more is a mistake.
 const LIST_MAX: usize = 1024;
 
@@ -38,6 +40,7 @@ pub(super) fn check(mut reader: Reader, asked: Option<RoleName>) -> Result<Confi
         data: reader.path("data").map_or_else(|| PathBuf::from("./spile-data"), |read| read.value),
         admin: admin(&mut reader),
         limits: limits(&mut reader),
+        keep: kept_topics(&mut reader),
         log: log(&mut reader),
         role: match role {
             RoleName::All => all(&mut reader),
@@ -226,6 +229,23 @@ fn durability(reader: &mut Reader) -> Durability {
         segment: size(reader, "durability.segment", 1 << 20, 1 << 30, 256 << 20),
         chunk_segment: size(reader, "durability.chunk_segment", 1 << 20, 1 << 30, 256 << 20),
     }
+}
+
+/// Topics whose latest event is kept. The bus's own are not: their values are views already.
+fn kept_topics(reader: &mut Reader) -> Vec<String> {
+    let Some(read) = reader.texts("state.keep") else { return vec!["state/#".to_owned()] };
+    if read.value.len() > KEEP_MAX {
+        let what = format!("{} filters", read.value.len());
+        reader.wrong(read.source.clone(), "state.keep", wrong(what, "name at most 16"));
+    }
+    for text in &read.value {
+        if spile_protocol::id::filter(text).is_err() || text.starts_with('$') {
+            let remedy = "write one such as state/#, not of the bus's own ($…)";
+            let what = format!("{text:?} is no filter of topics that are kept");
+            reader.wrong(read.source.clone(), "state.keep", wrong(what, remedy));
+        }
+    }
+    read.value
 }
 
 const LINK_KEYS: [&str; 3] = ["links.cert", "links.key", "links.ca"];

@@ -73,6 +73,7 @@ pub(super) const KEYS: &[Key] = &[
     key("limits.drain", ANY),
     key("durability.segment", STORE),
     key("durability.chunk_segment", STORE),
+    key("state.keep", STORE),
     key("log.format", ANY),
     key("log.filter", ANY),
 ];

@@ -22,6 +22,10 @@ pub(super) fn show(config: &Config) -> String {
     out.text("address", &config.admin.address.to_string());
     out.bare("public", config.admin.public);
     limits(&mut out, config);
+    if config.role.name() != RoleName::Edge {
+        out.section("state");
+        out.texts("keep", &config.keep);
+    }
     out.section("log");
     let format = match config.log.format {
         LogFormat::Auto => "auto",

@@ -54,6 +54,7 @@ pub enum Told {
     Fault { code: Code, scope: Scope },
     Credit { subscription: u32, events: u32 },
     End(u32),
+    Settled { subscription: u32, delivery: u64, outcome: Outcome },
     Event(Delivered),
     Version(u64),
     Value(Kept),
@@ -90,6 +91,8 @@ pub struct Client {
     key: String,
     topic: String,
     deliveries: u64,
+    /// The cursor its own lane's answer told.
+    pub inbox: u64,
 }
 
 impl Client {
@@ -102,7 +105,7 @@ impl Client {
         attach.receipts = receipts;
         attach.trace_base = [3; 8];
         let session = worker.attach(&attach);
-        Self { session, key: String::new(), topic: String::new(), deliveries: 0 }
+        Self { session, key: String::new(), topic: String::new(), deliveries: 0, inbox: 0 }
     }
 
     pub fn say(&mut self, number: u64, message: &Message<'_>) {
@@ -224,11 +227,14 @@ impl Client {
     }
 
     pub fn settle(&mut self, subscription: u32, delivery: u64) {
+        self.settle_as(subscription, delivery, Outcome::Seen, 0);
+    }
+
+    pub fn settle_as(&mut self, subscription: u32, delivery: u64, outcome: Outcome, events: u32) {
         let subscription = SubscriptionId(subscription);
-        let outcome = Outcome::Seen;
         self.say(
             0,
-            &Message::Settle(Settle { subscription, delivery, outcome, events: 0, reason: "" }),
+            &Message::Settle(Settle { subscription, delivery, outcome, events, reason: "" }),
         );
     }
 
@@ -241,12 +247,17 @@ impl Client {
     /// What may be said now.
     pub fn poll(&mut self) -> (Vec<Told>, Polled) {
         let mut told = Vec::new();
-        let Self { session, key, topic, deliveries } = self;
+        let Self { session, key, topic, deliveries, inbox } = self;
         let polled = session.poll(ROOM, &mut |message, payload_crc| {
             assert_eq!(crc::of(message.payload()), payload_crc, "{message:?}");
             // What is said can be sent.
             let mut frame = vec![0; 1 << 20];
             message.encode(&mut frame).unwrap();
+            if let Message::LaneAnswer(answer) = message
+                && answer.lane == LaneId(0)
+            {
+                *inbox = answer.inbox.0;
+            }
             take(message, (key, topic, deliveries), &mut told);
         });
         (told, polled)
@@ -361,6 +372,11 @@ fn take(
             events: credit.events,
         }),
         Message::End(end) => told.push(Told::End(end.subscription.0)),
+        Message::Settle(settle) => told.push(Told::Settled {
+            subscription: settle.subscription.0,
+            delivery: settle.delivery,
+            outcome: settle.outcome,
+        }),
         Message::Value(Body { fields, .. }) if fields.name.is_empty() => {
             assert_eq!(fields.absent, fields.version.0 == 0);
             told.push(Told::Version(fields.version.0));

@@ -53,6 +53,9 @@ const WINDOW: usize = 8 << 20;
 /// How long a client that was closed waits for what is in flight and for the server's goodbye.
 const LEAVING: Duration = Duration::from_secs(2);
 
+/// Kind, length and checksum of a frame, with room to spare.
+const FRAME_AROUND: usize = 16;
+
 /// After so long without a byte a connection is quiet, and needs no large buffers.
 const QUIET: Duration = Duration::from_secs(1);
 /// Credit is given back no more often: each time costs a frame, of which a server takes 1,024 a second. spec §6.5
@@ -373,6 +376,8 @@ impl State {
         if over.is_none() {
             self.send_what_was_gathered();
         }
+        // The longest frame goes too, by itself.
+        let most = if out.is_empty() { most.max(self.frame_max + FRAME_AROUND) } else { most };
         let room = most.saturating_sub(out.len());
         self.device.poll_transmit(self.now, &mut Limited::new(out, room));
         if over.is_none() {

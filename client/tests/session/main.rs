@@ -13,6 +13,7 @@
 )]
 
 mod answers;
+mod downloads;
 mod groups;
 mod handing;
 mod lookups;
@@ -65,6 +66,21 @@ async fn a_published_event_is_stored_before_its_receipt_and_the_receipt_names_it
     }
     patient(client.close()).await;
     assert!(client.is_closed());
+}
+
+#[tokio::test]
+async fn an_event_may_be_as_long_as_the_server_takes() {
+    let server = Server::start().await;
+    let client = connected(&server).await;
+    for length in [100 << 10, 128 << 10, 200 << 10, 256 << 10] {
+        let long = Event::new("t/a", vec![b'x'; length]);
+        let receipts = patient(async {
+            tokio::join!(client.publish(long), client.publish(Event::new("t/b", "short")))
+        });
+        let (long, short) = receipts.await;
+        assert!(long.is_ok() && short.is_ok(), "{length}");
+    }
+    assert_eq!(server.world.log().len(), 8);
 }
 
 #[tokio::test]

@@ -77,7 +77,10 @@ pub fn get(world: &World, get: &Get<'_>, say: &mut Said<'_>) {
         },
         Target::Blob { blob, offset, length } => {
             match blob.parse().ok().and_then(|at: usize| log.get(at)) {
-                Some(one) => parts(request, one, (offset, length), say),
+                Some(one) => {
+                    let rotten = world.rotten.load(Ordering::Relaxed);
+                    parts(request, one, (offset, length, rotten), say);
+                }
                 None => say(&Message::Fault(Fault {
                     code: Code::NOT_FOUND,
                     scope: Scope::Request(request),
@@ -90,12 +93,23 @@ pub fn get(world: &World, get: &Get<'_>, say: &mut Said<'_>) {
     }
 }
 
-fn parts(request: RequestId, one: &Stored, (offset, length): (u64, u32), say: &mut Said<'_>) {
-    let bytes = &one.payload[offset as usize..][..length as usize];
-    let count = bytes.chunks(3).count();
-    for (at, part) in bytes.chunks(3).enumerate() {
-        let (more, size) = (at + 1 < count, one.payload.len() as u64);
-        let fields = Value { more, size, name: &one.topic, ..value(request) };
+fn parts(
+    request: RequestId,
+    one: &Stored,
+    (offset, length, rotten): (u64, u32, bool),
+    say: &mut Said<'_>,
+) {
+    let blake3 = Some(*blake3::hash(&one.payload).as_bytes());
+    let size = one.payload.len() as u64;
+    let end = (offset as usize + length as usize).min(one.payload.len());
+    let mut bytes = one.payload[offset as usize..end].to_vec();
+    bytes.iter_mut().take(usize::from(rotten)).for_each(|byte| *byte ^= 1);
+    // Nothing is said too.
+    let count = bytes.len().div_ceil(3).max(1);
+    for at in 0..count {
+        let part = &bytes[at * 3..(at * 3 + 3).min(bytes.len())];
+        let more = at + 1 < count;
+        let fields = Value { more, size, blake3, name: &one.topic, ..value(request) };
         say(&Message::Value(Body { fields, payload: part }));
     }
 }

@@ -47,6 +47,8 @@ pub struct World {
     pub group: Mutex<Group>,
     /// The next look ends a membership for a while.
     pub sends_away: AtomicBool,
+    /// Says other bytes of a blob than were stored.
+    pub rotten: AtomicBool,
     pub receiving: Mutex<Receiving>,
 }
 

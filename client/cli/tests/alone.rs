@@ -55,6 +55,12 @@ fn what_can_not_be_meant_is_a_usage_error() {
     refused(&["status", "--timeout", "5"], 2, "usage");
     refused(&["status", "--url", "http://h"], 2, "usage");
     refused(&["device", "add", "d"], 2, "usage");
+    refused(&["group", "create", "g"], 2, "usage");
+    refused(&["group", "create", "g", "--filter", "a/#/b"], 2, "usage");
+    refused(&["consume", "a b"], 2, "usage");
+    refused(&["consume", "g", "--exec", "a", "--pipe", "b"], 2, "usage");
+    refused(&["dlq", "replay", "g"], 2, "usage");
+    refused(&["dlq", "show", "g", "five"], 2, "usage");
     refused(&["bench", "publish", "--size", "1TiB", "--url", "spile://h"], 2, "usage");
 }
 
@@ -138,6 +144,7 @@ fn help_version_and_completions_go_to_stdout() {
     for (args, want) in [
         (&["help"][..], "spile publish telemetry/temp"),
         (&["--help"], "Exit: 0 done"),
+        (&["help", "consume"], "done KEY VERSION, retry KEY VERSION or reject KEY VERSION"),
         (&["help", "publish"], "seq 1000 | spile publish"),
         (&["device", "add", "--help"], "--device-key --out"),
         (&["--version"], env!("CARGO_PKG_VERSION")),
@@ -190,7 +197,11 @@ fn a_context_is_chosen_shown_and_used() {
 fn destroying_without_a_person_needs_a_yes() {
     let folder = tempfile::tempdir().unwrap();
     context(folder.path(), "spile+insecure://127.0.0.1:1");
-    let output = spile(folder.path(), &["device", "revoke", "d", "--context", "./c.toml"]);
-    assert_eq!(output.status.code(), Some(2));
-    assert!(text(&output.stderr).contains("say --yes"));
+    for words in
+        [&["device", "revoke", "d"][..], &["group", "rm", "g"], &["dlq", "drop", "g", "--all"]]
+    {
+        let output = spile(folder.path(), &[words, &["--context", "./c.toml"]].concat());
+        assert_eq!(output.status.code(), Some(2), "{words:?}");
+        assert!(text(&output.stderr).contains("say --yes"));
+    }
 }

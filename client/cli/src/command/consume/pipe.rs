@@ -202,7 +202,11 @@ impl Piped {
 
     fn failure(&self, why: &dyn std::fmt::Display) -> Failure {
         let held = self.held.len();
-        let left = if held == 0 { String::new() } else { format!("; {held} events go back") };
+        let left = match held {
+            0 => String::new(),
+            1 => "; the event it held goes back".to_owned(),
+            held => format!("; the {held} events it held go back"),
+        };
         Failure::local(
             &local_code::CHILD,
             format!("run {:?}", self.command),

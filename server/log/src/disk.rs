@@ -29,6 +29,8 @@ pub trait Disk: Send + Sync + Debug {
     fn sync_folder(&self) -> io::Result<()>;
     /// Bytes that can still be written.
     fn free_bytes(&self) -> io::Result<u64>;
+    /// Bytes there are in all.
+    fn total_bytes(&self) -> io::Result<u64>;
     /// Bytes nobody can guess.
     fn random(&self) -> io::Result<[u8; 32]>;
 }

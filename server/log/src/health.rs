@@ -68,6 +68,23 @@ pub struct Health {
     pub segment_bytes: u64,
     /// Bytes that wait for the next write.
     pub waiting_bytes: usize,
+    /// Bytes free on the disk and in all, as they were a second ago; `None` before the first look.
+    pub disk: Option<DiskSpace>,
+    /// What half of the syncs of the last minute did not pass, in microseconds; `None` where there was none.
+    pub sync_p50_us: Option<u64>,
+    /// The same for 99 of 100.
+    pub sync_p99_us: Option<u64>,
+    /// Bytes committed an hour, by the last hour; `None` in the first minute.
+    pub bytes_per_hour: Option<u64>,
+}
+
+/// A disk's room.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DiskSpace {
+    /// Bytes that can still be written.
+    pub free_bytes: u64,
+    /// Bytes there are in all.
+    pub total_bytes: u64,
 }
 
 impl Health {

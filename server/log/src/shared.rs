@@ -2,14 +2,16 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
+use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
 
 use crate::accept::Accepted;
 use crate::disk::{Disk, DiskFile, is_full};
 use crate::error::{At, DiskError};
-use crate::health::{Damage, Health};
+use crate::health::{Damage, DiskSpace, Health};
 use crate::mark::WatermarkFile;
+use crate::pace::Pace;
 use crate::planted::Slips;
 use crate::queue::Queue;
 use crate::seal::Sealing;
@@ -21,7 +23,7 @@ use crate::{Durable, Options, State, lock};
 /// The file that holds back disk space.
 const RESERVE: &str = "reserve";
 
-/// One log's insides. Locks are taken one at a time, or in this order: writer, sealing, watermark, index, queue, health.
+/// One log's insides. Locks are taken one at a time, or in this order: writer, sealing, watermark, index, queue, health, pace.
 #[derive(Debug)]
 pub(crate) struct Shared {
     pub(crate) disk: Arc<dyn Disk>,
@@ -39,6 +41,8 @@ pub(crate) struct Shared {
     pub(crate) watermark: Mutex<WatermarkFile>,
     pub(crate) health: Mutex<Health>,
     pub(crate) counters: Counters,
+    pub(crate) pace: Mutex<Pace>,
+    pub(crate) opened: Instant,
     /// What had been written when the watermark was.
     pub(crate) marked_bytes: AtomicU64,
     /// One retention or rewriting at a time.
@@ -133,6 +137,7 @@ impl Shared {
     fn look_for_room(&self) {
         let low = self.options.free_bytes_low;
         let Ok(mut free) = self.disk.free_bytes() else { return };
+        self.note_space(free);
         if self.options.bytes_max > 0 {
             // A log at its limit has as little room as one on a full disk.
             free = free.min(
@@ -153,6 +158,20 @@ impl Shared {
             State::Full if free >= low.saturating_add(low / 4) => self.have_room(),
             State::Running | State::Full | State::Poisoned | State::Damaged => {}
         }
+    }
+
+    /// What the disk has, for health.
+    pub(crate) fn note_space(&self, free_bytes: u64) {
+        if let Ok(total_bytes) = self.disk.total_bytes() {
+            self.health_note(|health| health.disk = Some(DiskSpace { free_bytes, total_bytes }));
+        }
+        let written = self.counters.bytes.load(Ordering::Relaxed);
+        lock(&self.pace).wrote(self.age(), written);
+    }
+
+    /// For how long the log is open.
+    pub(crate) fn age(&self) -> Duration {
+        self.opened.elapsed()
     }
 
     fn have_room(&self) {

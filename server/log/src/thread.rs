@@ -102,6 +102,9 @@ fn write(shared: &Shared) {
 
 /// Tends the log every second, and writes a footer when one waits.
 fn keep(shared: &Shared) {
+    if let Ok(free) = shared.disk.free_bytes() {
+        shared.note_space(free);
+    }
     let mut seen = 0;
     while let Some(tick) = shared.keeper.wait() {
         if !tick {

@@ -83,6 +83,14 @@ impl Writer {
     }
 
     fn sync(&self, shared: &Shared) -> std::io::Result<()> {
+        let begun = shared.age();
+        let synced = self.sync_once(shared);
+        let now = shared.age();
+        lock(&shared.pace).synced(now, now.saturating_sub(begun));
+        synced
+    }
+
+    fn sync_once(&self, shared: &Shared) -> std::io::Result<()> {
         match self.build.disk_file().sync() {
             Err(_) if shared.slips.retries_failed_sync() => self.build.disk_file().sync(),
             other => other,

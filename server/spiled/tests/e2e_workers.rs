@@ -58,14 +58,26 @@ fn the_status_names_every_worker_and_is_partial_while_one_is_away() {
     let (split, mut running) = Split::started();
     let mut operator = operator(&split, &running, 1);
     let mut ask = || operator.call("$status", "get", &Value::Null).unwrap();
-    let both = until(&mut ask, |status| status.get("partial").is_none());
+    let both = until(&mut ask, |status| {
+        let looked = |worker: &Value| worker.get("disk_free_bytes").is_some();
+        status.get("partial").is_none() && status["workers"].as_array().unwrap().iter().all(looked)
+    });
     assert_eq!(both["healthy"], true, "{both}");
     assert_eq!(both["edge"]["name"], "e1");
     for (at, name) in ["a", "b"].into_iter().enumerate() {
         assert_eq!(both["workers"][at]["name"], name);
         assert_eq!(both["workers"][at]["reachable"], true);
-        assert!(both["workers"][at]["end"].is_u64(), "{both}");
+        assert_eq!(both["workers"][at]["slots"], 128);
+        for field in ["end", "disk_free_bytes", "disk_total_bytes"] {
+            assert!(both["workers"][at][field].as_u64() > Some(0), "{field}: {both}");
+        }
     }
+    // What was stored was synced, and that took its time.
+    let [a, _] = keys();
+    publish(&split, &running, &a, 1);
+    let synced = ask();
+    let times = ["sync_p50_ms", "sync_p99_ms"].map(|field| synced["workers"][0][field].as_f64());
+    assert!(times[0] > Some(0.0) && times[0] <= times[1], "{synced}");
     running.remove("worker-b").unwrap().end(Signal::KILL);
     let one = until(&mut ask, |status| status["partial"] == true);
     assert_eq!((&one["healthy"], &one["workers"][0]["reachable"]), (&json!(false), &json!(true)));

@@ -90,11 +90,25 @@ impl Counters {
     }
 }
 
+/// Microseconds, as milliseconds with a fraction.
+fn millis<S: serde::Serializer>(micros: &Option<u64>, out: S) -> Result<S::Ok, S::Error> {
+    let micros = micros.map(|micros| u32::try_from(micros).unwrap_or(u32::MAX));
+    micros.map(|micros| f64::from(micros) / 1_000.0).serialize(out)
+}
+
+/// Until a disk is full, in hours: so much is free, and so much an hour is written. `None` where it is not filling.
+pub(crate) fn hours_left(free: Option<u64>, bytes_per_hour: Option<u64>) -> Option<u64> {
+    free?.checked_div(bytes_per_hour?)
+}
+
 /// What a worker says of itself.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Status {
     /// Its name: the first half of its positions.
+    #[serde(rename = "name")]
     pub worker: String,
+    /// How many slots it holds.
+    pub slots: u32,
     /// Nothing is wrong with its log that nobody accepted.
     pub healthy: bool,
     /// What is wrong, in words; empty where nothing is.
@@ -139,4 +153,38 @@ pub struct Status {
     pub waiting_bytes: usize,
     /// Checkpoints of the views written since the start.
     pub checkpoints: u64,
+    /// Bytes free on the disk of its log; absent before it looked.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub disk_free_bytes: Option<u64>,
+    /// Bytes of that disk.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub disk_total_bytes: Option<u64>,
+    /// What half of the syncs of the last minute did not pass; absent where there was none.
+    #[serde(rename = "sync_p50_ms", serialize_with = "millis")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub sync_p50_us: Option<u64>,
+    /// The same for 99 of 100.
+    #[serde(rename = "sync_p99_ms", serialize_with = "millis")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub sync_p99_us: Option<u64>,
+    /// Until the disk is full at the rate of the last hour; absent where it is not filling.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub hours_left: Option<u64>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_disk_that_does_not_fill_has_no_end() {
+        for (free, rate, want) in [
+            (Some(100), Some(7), Some(14)),
+            (Some(100), Some(0), None),
+            (Some(100), None, None),
+            (None, Some(7), None),
+        ] {
+            assert_eq!(hours_left(free, rate), want);
+        }
+    }
 }

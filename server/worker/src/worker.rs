@@ -25,7 +25,7 @@ use crate::{
     rebuild::{ApplyError, Rebuilt},
     registry::{self, Device, Follower},
     session::Session,
-    status::{Counters, Status},
+    status::{Counters, Status, hours_left},
     views::{SledViews, Views, ViewsError},
 };
 
@@ -230,6 +230,7 @@ impl Worker {
     pub(crate) fn status_of(&self, core: &Core) -> Status {
         let health = self.log.health();
         let durable = *self.durable.borrow();
+        let free = health.disk.map(|disk| disk.free_bytes);
         let mut wrong: Vec<String> = Vec::new();
         wrong.extend(health.poisoned.clone());
         wrong.extend(health.full.clone());
@@ -246,6 +247,7 @@ impl Worker {
         let tables = &core.tables;
         Status {
             worker: self.config.name.clone(),
+            slots: self.config.slots.iter().map(|byte| byte.count_ones()).sum(),
             healthy: health.is_good() && durable.state == State::Running && turned_away == 0,
             wrong,
             start: self.log.start(),
@@ -268,6 +270,11 @@ impl Worker {
             log_bytes: health.segment_bytes,
             waiting_bytes: health.waiting_bytes,
             checkpoints: self.kept.checkpoints(),
+            disk_free_bytes: free,
+            disk_total_bytes: health.disk.map(|disk| disk.total_bytes),
+            sync_p50_us: health.sync_p50_us,
+            sync_p99_us: health.sync_p99_us,
+            hours_left: hours_left(free, health.bytes_per_hour),
         }
     }
 

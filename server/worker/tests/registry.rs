@@ -143,7 +143,8 @@ async fn status_says_how_the_worker_is() {
     let (code, said) = client.reply("$status", "get", "").await;
     assert_eq!(code, OK);
     for (field, want) in [
-        ("worker", json!("w")),
+        ("name", json!("w")),
+        ("slots", json!(256)),
         ("healthy", json!(true)),
         ("start", json!(1)),
         ("end", json!(2)),

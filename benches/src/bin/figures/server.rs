@@ -107,9 +107,7 @@ async fn call(client: &Client, service: &str, method: &str, request: &Value) -> 
 /// How often the worker's log has synced. admin §2.1
 pub(crate) async fn commits(operator: &Client) -> Result<u64> {
     let status = call(operator, "$status", "get", &json!({})).await?;
-    // An all-in-one may answer as its one worker.
-    let commits = status.pointer("/workers/0/commits").or_else(|| status.get("commits"));
-    let commits = commits.and_then(Value::as_u64);
+    let commits = status.pointer("/workers/0/commits").and_then(Value::as_u64);
     commits.with_context(|| format!("$status tells no commits: {status}"))
 }
 

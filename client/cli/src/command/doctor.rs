@@ -256,12 +256,9 @@ fn health(status: &Value) -> Check {
 /// What the status says of each worker's disk and of how long a sync takes.
 fn disk(status: &Value) -> Vec<Check> {
     let mut checks = Vec::new();
-    // An all-in-one may answer for its one worker.
-    let alone = std::slice::from_ref(status);
-    let workers = status.get("workers").and_then(Value::as_array).map_or(alone, Vec::as_slice);
-    for worker in workers {
-        let name = worker.get("name").or_else(|| worker.get("worker"));
-        let name = name.and_then(Value::as_str).unwrap_or_default();
+    let workers = status.get("workers").and_then(Value::as_array);
+    for worker in workers.into_iter().flatten() {
+        let name = worker.get("name").and_then(Value::as_str).unwrap_or_default();
         if let Some(free) = worker.get("disk_free_bytes").and_then(Value::as_u64) {
             let total = worker.get("disk_total_bytes").and_then(Value::as_u64).unwrap_or(0);
             let detail = format!("worker {name}: {} MiB of {} MiB free", free >> 20, total >> 20);

@@ -80,6 +80,10 @@ impl Disk for RealDisk {
         let stat = fstatvfs(&self.folder)?;
         Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
     }
+    fn total_bytes(&self) -> io::Result<u64> {
+        let stat = fstatvfs(&self.folder)?;
+        Ok(stat.f_blocks.saturating_mul(stat.f_frsize))
+    }
     fn random(&self) -> io::Result<[u8; 32]> {
         let mut bytes = [0_u8; 32];
         let taken = getrandom(bytes.as_mut_slice(), GetRandomFlags::empty())?;

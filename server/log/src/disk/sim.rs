@@ -385,6 +385,10 @@ impl Disk for SimDisk {
         })
     }
 
+    fn total_bytes(&self) -> io::Result<u64> {
+        Ok(self.world(|world| world.capacity))
+    }
+
     fn random(&self) -> io::Result<[u8; 32]> {
         Ok(self.world(|world| {
             let mut bytes = [0; 32];

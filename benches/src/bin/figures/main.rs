@@ -10,6 +10,7 @@ mod disk;
 mod handshake;
 mod idle;
 mod load;
+mod lone;
 mod peer;
 mod process;
 mod publish;

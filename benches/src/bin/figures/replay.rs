@@ -1,4 +1,5 @@
-//! Replay: one consumer that reads everything from the start, of events that were published in blocks and one by one.
+//! Replay: one consumer that reads everything from the start, of events that were published in blocks, one by one, and one by
+//! one with a time of their own, which can't be joined.
 
 use std::path::Path;
 
@@ -8,6 +9,7 @@ use spile_client::{Client, Event, From, Interest, wall};
 
 use crate::disk::micros;
 use crate::load::payload;
+use crate::lone;
 use crate::server::Server;
 use crate::table::{Row, Table, grouped, median};
 use crate::{ROUNDS, Size, now, number, one_thread, process};
@@ -20,6 +22,7 @@ const SHORT_SINGLES: u64 = 250_000;
 const WINDOW: (u32, u32) = (65_536, 16 << 20);
 const BLOCKS: &str = "replay/blocks";
 const SINGLES: &str = "replay/singles";
+const TIMED: &str = "replay/timed";
 
 pub(crate) fn measure(folder: &Path, size: Size, table: &mut Table) -> Result<()> {
     let server = Server::start(folder)?;
@@ -29,12 +32,15 @@ pub(crate) fn measure(folder: &Path, size: Size, table: &mut Table) -> Result<()
         let body = Bytes::from(payload(EVENT));
         let blocks = || Event::new(BLOCKS, body.clone()).key("blocks");
         publish(&client, EVENTS, blocks).await?;
-        // An event that says more than its payload is a record of its own.
+        lone::publish(&server, ("singles", SINGLES), &body, singles).await?;
+        // An event that says more than its payload is a record of its own, and a delivery.
         let time = wall();
-        let single = || Event::new(SINGLES, body.clone()).key("singles").device_time(time);
-        publish(&client, singles, single).await?;
+        let timed = || Event::new(TIMED, body.clone()).key("timed").device_time(time);
+        publish(&client, singles, timed).await?;
         table.push(row("in blocks", &client, &server, BLOCKS, EVENTS).await?);
         table.push(row("one by one", &client, &server, SINGLES, singles).await?);
+        let timed = row("one by one with a device time", &client, &server, TIMED, singles).await?;
+        table.push(Row { must: String::new(), met: None, ..timed });
         client.close().await;
         Ok(())
     })

@@ -46,9 +46,9 @@ pub(crate) async fn publish(
 
 /// Up to which number the lane is acked.
 fn last(message: &Message<'_>) -> Result<u64> {
-    match message {
-        Message::Ack(Ack::Spelled { last, .. }) => Ok(last.0),
-        Message::LaneAnswer(_) => Ok(0),
-        other => anyhow::bail!("{other:?} where an ACK was awaited"),
+    if let Message::Ack(Ack::Spelled { last, .. }) = message {
+        return Ok(last.0);
     }
+    ensure!(matches!(message, Message::LaneAnswer(_)), "{message:?} where an ACK was awaited");
+    Ok(0)
 }

@@ -9,6 +9,7 @@ pub mod sim;
 use std::fmt::Debug;
 use std::io::{self, IoSlice};
 use std::sync::Arc;
+use std::time::Duration;
 
 pub use real::RealDisk;
 pub use sim::SimDisk;
@@ -31,6 +32,8 @@ pub trait Disk: Send + Sync + Debug {
     fn free_bytes(&self) -> io::Result<u64>;
     /// Bytes there are in all.
     fn total_bytes(&self) -> io::Result<u64>;
+    /// The time since it was opened. It says how long things take; nothing is decided by it, and none of it is stored.
+    fn passed(&self) -> Duration;
     /// Bytes nobody can guess.
     fn random(&self) -> io::Result<[u8; 32]>;
 }

@@ -45,15 +45,6 @@ impl Drop for Owner {
     }
 }
 
-/// Where the log's age is counted from. Nothing of it gets into the log.
-#[expect(
-    clippy::disallowed_methods,
-    reason = "how long syncs take is measured, nothing is decided by it"
-)]
-fn now() -> std::time::Instant {
-    std::time::Instant::now()
-}
-
 impl Log {
     /// Recovers the log in `disk`, or begins one. This reads and writes files on the caller's thread: up to two segments. One process may have a folder open at a time; keeping others out is the
     /// caller's.
@@ -93,7 +84,6 @@ impl Log {
             watermark: Mutex::new(watermark),
             health: Mutex::new(health),
             pace: Mutex::default(),
-            opened: now(),
             counters: Counters::default(),
             marked_bytes: AtomicU64::new(0),
             keeping: Mutex::new(()),
@@ -246,7 +236,7 @@ impl Log {
         health.records = counters.records.load(Ordering::Relaxed);
         health.bytes = counters.bytes.load(Ordering::Relaxed);
         health.waiting_bytes = lock(&self.shared.queue).pending.total();
-        let (now, pace) = (self.shared.age(), lock(&self.shared.pace));
+        let (now, pace) = (self.shared.disk.passed(), lock(&self.shared.pace));
         health.sync_p50_us = pace.percentile(now, 50);
         health.sync_p99_us = pace.percentile(now, 99);
         health.bytes_per_hour = pace.bytes_per_hour(now, health.bytes);

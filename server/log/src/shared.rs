@@ -2,7 +2,6 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
-use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
 
@@ -42,7 +41,6 @@ pub(crate) struct Shared {
     pub(crate) health: Mutex<Health>,
     pub(crate) counters: Counters,
     pub(crate) pace: Mutex<Pace>,
-    pub(crate) opened: Instant,
     /// What had been written when the watermark was.
     pub(crate) marked_bytes: AtomicU64,
     /// One retention or rewriting at a time.
@@ -166,12 +164,7 @@ impl Shared {
             self.health_note(|health| health.disk = Some(DiskSpace { free_bytes, total_bytes }));
         }
         let written = self.counters.bytes.load(Ordering::Relaxed);
-        lock(&self.pace).wrote(self.age(), written);
-    }
-
-    /// For how long the log is open.
-    pub(crate) fn age(&self) -> Duration {
-        self.opened.elapsed()
+        lock(&self.pace).wrote(self.disk.passed(), written);
     }
 
     fn have_room(&self) {

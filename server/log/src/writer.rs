@@ -83,9 +83,9 @@ impl Writer {
     }
 
     fn sync(&self, shared: &Shared) -> std::io::Result<()> {
-        let begun = shared.age();
+        let begun = shared.disk.passed();
         let synced = self.sync_once(shared);
-        let now = shared.age();
+        let now = shared.disk.passed();
         lock(&shared.pace).synced(now, now.saturating_sub(begun));
         synced
     }

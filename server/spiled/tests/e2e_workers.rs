@@ -18,8 +18,11 @@ use e2e::{Raw, acked, bind, event, tls};
 use rustix::process::Signal;
 use serde_json::{Value, json};
 use spile_protocol::{
-    id::{Slot, SubscriptionId},
-    message::{From, Message, Outcome, Settle, Source, Subscribe},
+    id::{RequestId, Slot, SubscriptionId},
+    message::{
+        From, Message, Outcome, Settle, Source, Subscribe,
+        request::{self, Listing},
+    },
     session::key,
 };
 
@@ -166,6 +169,63 @@ fn a_subscription_goes_on_where_it_was_when_a_worker_is_back() {
         publish(&split, &running, &b, round);
         hear(&mut reader, &b, round);
     }
+}
+
+/// A page of the state of keys that begin with `k`: the keys, the cursor, and whether it is all there is.
+fn page(raw: &mut Raw, after: &str, limit: u32) -> Result<(Vec<String>, String, bool), String> {
+    let (request, listing, prefix) = (RequestId(5), Listing::State, "k");
+    let list = request::List { request, listing, prefix, after, limit };
+    raw.send(&[Message::List(list)]).map_err(|_| "closed")?;
+    let mut keys = Vec::new();
+    loop {
+        let end = raw
+            .next(|message| match message {
+                Message::Value(value) => {
+                    if !value.fields.absent {
+                        keys.push(value.fields.key.to_owned());
+                    }
+                    let end = (value.fields.cursor.to_owned(), !value.fields.partial);
+                    Ok((!value.fields.more).then_some(end))
+                }
+                other => Err(format!("{other:?}")),
+            })
+            .map_err(|_gone| "closed")??;
+        if let Some((cursor, whole)) = end {
+            return Ok((keys, cursor, whole));
+        }
+    }
+}
+
+#[test]
+fn a_listing_is_one_whichever_worker_has_what_of_it() {
+    let (split, mut running) = Split::started();
+    let mut publisher = operator(&split, &running, 1);
+    let mut reader = operator(&split, &running, 2);
+    let all: Vec<String> = (10..50).map(|n| format!("k{n}")).collect();
+    let mut lane = 0;
+    for key in &all {
+        lane += 1;
+        until(|| publisher.open(lane, Some(key), 1), Result::is_ok).unwrap();
+        publisher.send(&[bind(lane, lane, "state/x"), event(lane, b"21.5")]).unwrap();
+        assert!(publisher.next(|message| acked(message).is_some()).unwrap());
+    }
+    let (mut found, mut cursor) = (Vec::new(), String::new());
+    loop {
+        let (keys, next, whole) = page(&mut reader, &cursor, 7).unwrap();
+        assert!(whole && keys.len() <= 7, "{keys:?}");
+        found.extend(keys);
+        if next.is_empty() {
+            break;
+        }
+        cursor = next;
+    }
+    assert_eq!(found, all);
+    drop(publisher);
+    running.remove("worker-b").unwrap().end(Signal::KILL);
+    let (keys, cursor, whole) =
+        until(|| page(&mut reader, "", 100).unwrap(), |(_, _, whole)| !whole);
+    let left: Vec<_> = all.into_iter().filter(|key| home(key) == "worker-a").collect();
+    assert_eq!((keys, cursor.as_str(), whole), (left, "", false));
 }
 
 fn add(operator: &mut Raw, device: &str) -> Result<Value, String> {

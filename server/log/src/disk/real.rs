@@ -5,6 +5,7 @@ use std::io::{self, IoSlice};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use rustix::fs::{FallocateFlags, fallocate, fstatvfs};
 use rustix::rand::{GetRandomFlags, getrandom};
@@ -17,6 +18,7 @@ use crate::format::wide;
 pub struct RealDisk {
     path: PathBuf,
     folder: File,
+    opened: Instant,
 }
 
 impl RealDisk {
@@ -25,7 +27,7 @@ impl RealDisk {
         let path = path.as_ref().to_path_buf();
         make(&path)?;
         let folder = File::open(&path)?;
-        Ok(Self { path, folder })
+        Ok(Self { path, folder, opened: now() })
     }
 
     /// The folder.
@@ -33,6 +35,11 @@ impl RealDisk {
     pub fn path(&self) -> &Path {
         &self.path
     }
+}
+
+#[expect(clippy::disallowed_methods, reason = "how long a disk takes is measured at the disk")]
+fn now() -> Instant {
+    Instant::now()
 }
 
 /// Makes a folder and those above it; each that is new is durable when this returns.
@@ -83,6 +90,9 @@ impl Disk for RealDisk {
     fn total_bytes(&self) -> io::Result<u64> {
         let stat = fstatvfs(&self.folder)?;
         Ok(stat.f_blocks.saturating_mul(stat.f_frsize))
+    }
+    fn passed(&self) -> Duration {
+        self.opened.elapsed()
     }
     fn random(&self) -> io::Result<[u8; 32]> {
         let mut bytes = [0_u8; 32];

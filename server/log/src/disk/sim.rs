@@ -11,6 +11,7 @@ mod inode;
 use std::collections::BTreeMap;
 use std::io::{self, IoSlice};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::time::Duration;
 
 pub use choose::{Choose, EveryChoice, Random};
 use inode::{Change, Inode};
@@ -387,6 +388,11 @@ impl Disk for SimDisk {
 
     fn total_bytes(&self) -> io::Result<u64> {
         Ok(self.world(|world| world.capacity))
+    }
+
+    /// It takes no time.
+    fn passed(&self) -> Duration {
+        Duration::ZERO
     }
 
     fn random(&self) -> io::Result<[u8; 32]> {

@@ -9,6 +9,7 @@
 //! everything that waits is bounded by credit or by what callers hold; no lock is held over an `.await`.
 
 mod address;
+mod aggregate;
 mod backoff;
 mod builder;
 mod client;
@@ -32,6 +33,7 @@ mod tls;
 mod upload;
 
 pub use address::Address;
+pub use aggregate::Aggregate;
 pub use builder::{Builder, Prepared};
 pub use client::Client;
 pub use clock::wall;

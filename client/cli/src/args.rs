@@ -4,6 +4,7 @@
 //! connects. Help texts carry an example each.
 
 mod consuming;
+mod state;
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -13,6 +14,8 @@ use clap::{Args, Parser, Subcommand};
 pub(crate) use consuming::{
     Consume, Dlq, DlqDrop, DlqReplay, Group, GroupCreate, GroupSeek, Letters,
 };
+
+pub(crate) use state::{InboxArgs, StateCommand, StateGet, StateLs, TraceArgs};
 
 use crate::value::header::Pair;
 use crate::value::moment::{self, Moment};
@@ -24,6 +27,9 @@ Examples, one a command:
   spile publish telemetry/temp 21.5 --key sensor-7
   spile subscribe 'telemetry/#' --from start --count 10
   spile stream sensor-7 --from 1
+  spile state get pump-7 state/mode
+  spile inbox --count 1
+  spile trace 4bf92f3577b34da6a3ce929d0e0e4736
   spile group create billing --filter 'telemetry/#'
   spile consume billing --exec ./bill.sh --parallel 8
   spile dlq replay billing --all
@@ -98,6 +104,13 @@ pub(crate) enum Command {
     Subscribe(Subscribe),
     /// Print one key's events in order
     Stream(Stream),
+    /// Read the latest values of kept topics
+    #[command(subcommand)]
+    State(StateCommand),
+    /// Print our own messages (inbox/#) and mark them as done
+    Inbox(InboxArgs),
+    /// Tell everything one trace id touched
+    Trace(TraceArgs),
     /// Make and steer durable groups of consumers
     #[command(subcommand)]
     Group(Group),

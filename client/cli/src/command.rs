@@ -12,5 +12,8 @@ pub(crate) mod doctor;
 pub(crate) mod errors;
 pub(crate) mod follow;
 pub(crate) mod group;
+pub(crate) mod inbox;
 pub(crate) mod publish;
+pub(crate) mod state;
 pub(crate) mod status;
+pub(crate) mod trace;

@@ -90,7 +90,11 @@ async fn until_stopped(
 ) -> Result<(), Failure> {
     let ends_itself = matches!(
         command,
-        Command::Subscribe(_) | Command::Stream(_) | Command::Consume(_) | Command::Bench(_)
+        Command::Subscribe(_)
+            | Command::Stream(_)
+            | Command::Consume(_)
+            | Command::Inbox(_)
+            | Command::Bench(_)
     );
     tokio::select! {
         outcome = perform(everywhere, command, output) => outcome,
@@ -114,6 +118,9 @@ async fn perform(
         Command::Publish(args) => command::publish::run(&args, typed, output).await,
         Command::Subscribe(args) => command::follow::subscribe(&args, typed, output).await,
         Command::Stream(args) => command::follow::stream(&args, typed, output).await,
+        Command::State(state) => command::state::run(&state, typed, output).await,
+        Command::Inbox(args) => command::inbox::run(&args, typed, output).await,
+        Command::Trace(args) => command::trace::run(&args, typed, output).await,
         Command::Group(group) => command::group::run(&group, typed, output).await,
         Command::Consume(args) => command::consume::run(&args, typed, output).await,
         Command::Dlq(dlq) => command::dlq::run(&dlq, typed, output).await,

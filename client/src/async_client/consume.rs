@@ -116,7 +116,21 @@ impl Client {
     /// # Errors
     /// It refused (there is no such group, or we may not), or the client is closed.
     pub async fn consume(&self, group: &str, options: Consume) -> Result<Consumer, Error> {
-        let number = self.handle.shared.with(|state| state.consume(group.into(), options))?;
+        self.member(Some(group.into()), options).await
+    }
+
+    /// Reads our own inbox: the events under `inbox/#` of the key that is our name, behind what is done with. *Done* moves
+    /// the cursor past its delivery, and past all before it; what is not done comes again to the next reader, with any
+    /// other outcome too. The newest reader of a principal wins; an older one ends with a refusal (203 replaced).
+    ///
+    /// # Errors
+    /// We may not, or the client is closed.
+    pub async fn inbox(&self, options: Consume) -> Result<Consumer, Error> {
+        self.member(None, options).await
+    }
+
+    async fn member(&self, group: Option<Arc<str>>, options: Consume) -> Result<Consumer, Error> {
+        let number = self.handle.shared.with(|state| state.consume(group, options))?;
         // From here on a drop ends it, also while it waits.
         let consumer = Consumer { handle: Arc::clone(&self.handle), number };
         poll_fn(|cx| consumer.handle.shared.with(|state| state.poll_member(number, cx))).await?;

@@ -52,7 +52,8 @@ enum State {
 /// One membership of a group.
 #[derive(Debug)]
 pub(super) struct Handed {
-    pub(super) group: Arc<str>,
+    /// Which group; `None`: our own inbox.
+    pub(super) group: Option<Arc<str>>,
     pub(super) options: Consume,
     state: State,
     /// Deliveries came once: from then on only what is final ends it.
@@ -71,7 +72,7 @@ pub(super) struct Handed {
 }
 
 impl Handed {
-    pub(super) fn new(group: Arc<str>, options: Consume, opening: u64) -> Self {
+    pub(super) fn new(group: Option<Arc<str>>, options: Consume, opening: u64) -> Self {
         Self {
             group,
             options,
@@ -89,15 +90,17 @@ impl Handed {
 
     /// Checks the name.
     pub(super) fn check(&self) -> Result<(), Error> {
-        id::name(&self.group).map(|_| ()).map_err(|why| {
-            Error::setup("group", format!("{:?}: {why}", self.group), "correct the name")
-        })
+        let Some(group) = &self.group else { return Ok(()) };
+        id::name(group)
+            .map(|_| ())
+            .map_err(|why| Error::setup("group", format!("{group:?}: {why}"), "correct the name"))
     }
 
     /// As it is said.
     pub(super) fn subscribe(&self, subscription: SubscriptionId) -> Subscribe<'_> {
         let Consume { max_events, max_bytes, events, bytes, give_back: _ } = self.options;
-        let source = message::Source::Group { name: &self.group, max_events, max_bytes };
+        let group = |name| message::Source::Group { name, max_events, max_bytes };
+        let source = self.group.as_deref().map_or(message::Source::Inbox, group);
         Subscribe { subscription, source, events, bytes, live: true }
     }
 
@@ -204,6 +207,11 @@ impl Handed {
         let give_back = self.options.give_back;
         self.queue.push_back(Run { opening, delivery, attempt, give_back, block });
         wake.extend(self.waker.take());
+    }
+
+    /// Is that answered? Of an inbox only *done* is. spec §8.3.3
+    pub(super) fn answers(&self, outcome: Outcome) -> bool {
+        self.group.is_some() || outcome == Outcome::Done
     }
 
     /// A settlement went out: its answer goes there.

@@ -7,7 +7,7 @@ use spile_protocol::time::Millis;
 use super::*;
 
 fn handed() -> Handed {
-    let mut handed = Handed::new("g".into(), Consume::default(), 1);
+    let mut handed = Handed::new(Some("g".into()), Consume::default(), 1);
     handed.opened(&mut Vec::new());
     handed
 }

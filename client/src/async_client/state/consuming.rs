@@ -48,7 +48,7 @@ fn on_the_wire(place: usize) -> SubscriptionId {
 impl State {
     pub(in super::super) fn consume(
         &mut self,
-        group: Arc<str>,
+        group: Option<Arc<str>>,
         options: Consume,
     ) -> Result<usize, Error> {
         self.check()?;
@@ -143,6 +143,9 @@ impl State {
             return Err(Ok(Settled::TooLate));
         }
         self.dirty = true;
+        if !handed.answers(outcome) {
+            return Err(Ok(Settled::Durable));
+        }
         let slot = self.settles.begin();
         handed.sent(part.delivery, slot);
         Ok(slot)

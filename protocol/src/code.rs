@@ -101,6 +101,7 @@ codes! {
     505 SHUTDOWN "shutdown" OurSide true "The server is going away." "Connect again; another server or a restart will take you."
     506 FROZEN "frozen" OurSide true "An operator froze writes on this worker." "Wait, or ask the operator."
     507 TIMED_OUT "timed-out" OurSide true "Nobody answered in time." "Try again, if the call is idempotent."
+    508 BREAKER_OPEN "breaker-open" OurSide true "The service failed too often of late; calls to it are held back for a while." "Wait as long as the FAULT says; see `spile service ls` and what the service's members say."
 }
 
 impl Code {

@@ -29,15 +29,20 @@ thread_local! {
 
 /// The worker of the same process.
 #[derive(Debug)]
-pub struct InProcess(pub Arc<Worker>);
+pub struct InProcess {
+    /// The worker.
+    pub worker: Arc<Worker>,
+    /// The name of the edge beside it.
+    pub edge: String,
+}
 
 impl Upstream for InProcess {
     fn name(&self) -> &str {
-        self.0.name()
+        self.worker.name()
     }
 
     fn attach(&self, attach: &Attach<'_>) -> Result<Box<dyn Port>, Away> {
-        let session = self.0.attach(attach);
+        let session = self.worker.attach(attach).of_edge(&self.edge);
         Ok(Box::new(Desk { session, more: false, gone: None }))
     }
 }

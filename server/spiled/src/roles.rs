@@ -131,7 +131,8 @@ async fn all(
     let (folder, tenant) = (dev.clone(), first(tenants).to_owned());
     spawn_blocking(move || deployment::write_contexts(&folder, address, &tenant)).await??;
     let store = Store::open(room, links::bits(&SlotSet::ALL), durability).await?;
-    let workers = Workers::one(Arc::new(InProcess(Arc::clone(&store.worker))));
+    let (worker, edge) = (Arc::clone(&store.worker), room.config.name.clone());
+    let workers = Workers::one(Arc::new(InProcess { worker, edge }));
     let registry = inprocess::registry(room, &store.worker);
     let edge = serve::edge(room, tenants, registry, workers)?;
     if let Some(devices) = devices.clone() {

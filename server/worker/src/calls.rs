@@ -31,12 +31,12 @@ use crate::{
 const JSON: &str = "application/json";
 
 /// Why a call is not done; the service's own answer.
-struct Not {
-    code: Code,
-    detail: String,
+pub(crate) struct Not {
+    pub(crate) code: Code,
+    pub(crate) detail: String,
 }
 
-fn not(code: Code, detail: impl Into<String>) -> Not {
+pub(crate) fn not(code: Code, detail: impl Into<String>) -> Not {
     Not { code, detail: detail.into() }
 }
 
@@ -99,9 +99,17 @@ struct Changed<'a> {
     missing: Vec<String>,
 }
 
-fn json<T: Serialize>(value: &T) -> Result<Bytes, Not> {
+pub(crate) fn json<T: Serialize>(value: &T) -> Result<Bytes, Not> {
     let bytes = serde_json::to_vec(value).map_err(|why| not(Code::INTERNAL, why.to_string()))?;
     Ok(Bytes::from(bytes))
+}
+
+/// What a call's payload asks; empty is `{}` (admin §1.1).
+pub(crate) fn asked<T: Default + serde::de::DeserializeOwned>(payload: &[u8]) -> Result<T, Not> {
+    if payload.is_empty() {
+        return Ok(T::default());
+    }
+    serde_json::from_slice(payload).map_err(|why| not(Code::INVALID, why.to_string()))
 }
 
 /// A change of the registry that was not answered yet.
@@ -144,7 +152,7 @@ impl Confirm {
     }
 }
 
-fn reply(request: RequestId, answer: Result<Bytes, Not>) -> Said {
+pub(crate) fn reply(request: RequestId, answer: Result<Bytes, Not>) -> Said {
     match answer {
         Ok(payload) => {
             let (code, detail) = (Code(0), String::new());
@@ -162,6 +170,7 @@ impl Intake<'_> {
         let request = call.request;
         let answer = match (call.service, call.method) {
             ("$status", "get") => Some(self.status()),
+            ("$service", "ls") => Some(self.list_services(payload)),
             ("$device", method) => self.device(now, request, method, payload).transpose(),
             (service, method) => {
                 let detail = format!("{service} {method} is not offered");
@@ -188,13 +197,8 @@ impl Intake<'_> {
         if !self.worker.has_registry() {
             return Err(not(Code::NOT_FOUND, "the registry is on another worker"));
         }
-        let asked: Asked = if payload.is_empty() {
-            Asked::default()
-        } else {
-            let parsed = serde_json::from_slice(payload);
-            parsed.map_err(|why| not(Code::INVALID, why.to_string()))?
-        };
-        let tenant = self.tenant(&asked)?;
+        let asked: Asked = asked(payload)?;
+        let tenant = self.tenant_of(asked.tenant.as_deref())?;
         match method {
             "ls" => self.list(now, &tenant, &asked).map(Some),
             "show" => self.show(now, &tenant, &asked).map(Some),
@@ -205,13 +209,13 @@ impl Intake<'_> {
     }
 
     /// admin §1.5: a call acts in the caller's tenant; an operator of `main` may name another.
-    fn tenant(&self, asked: &Asked) -> Result<String, Not> {
+    pub(crate) fn tenant_of(&self, asked: Option<&str>) -> Result<String, Not> {
         let who = &self.desk.who;
-        match &asked.tenant {
+        match asked {
             None => Ok(who.tenant.clone()),
-            Some(tenant) if *tenant == who.tenant => Ok(tenant.clone()),
+            Some(tenant) if tenant == who.tenant => Ok(tenant.to_owned()),
             Some(tenant) if who.role == Role::Operator && who.tenant == TENANT => {
-                Ok(tenant.clone())
+                Ok(tenant.to_owned())
             }
             Some(_) => Err(not(Code::FORBIDDEN, "only an operator of main names another tenant")),
         }

@@ -88,7 +88,7 @@ impl<'a> Intake<'a> {
         } else if let Message::Batch(batch) = message {
             self.batch(now, number, batch, payload, payload_crc);
         } else {
-            self.other(now, message, payload);
+            self.other(now, message, payload, payload_crc);
         }
         if self.core.gathered() > CALL_BYTES {
             self.commit();

@@ -72,3 +72,37 @@ pub const TURN_VALUES: usize = 64;
 pub const LENGTHS_BYTES: usize = 5 * 1024;
 /// How many versions of a stream are looked through for receipts when a lane is opened again. Beyond: no receipt.
 pub const RECEIPT_VERSIONS: u64 = 8192;
+
+/// Services of one worker. At the cap: SERVE of a new one is answered TOO_MANY.
+pub const SERVICES: usize = 65_536;
+/// Members of one service. At the cap: SERVE is answered TOO_MANY.
+pub const MEMBERS: usize = 1024;
+/// Calls under way at one worker. At the cap: CALL is answered BUSY.
+pub const CALLS: usize = 65_536;
+/// Calls under way of one service. At the cap: CALL is answered BUSY.
+pub const CALLS_OF_SERVICE: usize = 8192;
+/// Payload of calls under way at one worker. At the cap: CALL is answered BUSY.
+pub const CALL_BYTES_WAITING: usize = 64 << 20;
+/// How often one call is handed out, where a member after the other goes away. At the cap: UNKNOWN_OUTCOME.
+pub const CALL_ATTEMPTS: u32 = 3;
+/// Answers and calls that wait for one session, and their bytes. At the cap: a part of an answer ends its call with BUSY.
+pub const MAILBOX_LETTERS: usize = 4096;
+/// The bytes of those.
+pub const MAILBOX_BYTES: usize = 4 << 20;
+/// So many failures within a window, no fewer than answers, open a service's breaker.
+pub const BREAKER_FAILURES: u64 = 5;
+/// The window.
+pub const BREAKER_WINDOW_MS: u32 = 10_000;
+/// How long an open breaker lets nothing through; doubled each time its probe fails …
+pub const BREAKER_PAUSE_MS: u32 = 1000;
+/// … up to this.
+pub const BREAKER_PAUSE_MAX_MS: u32 = 30_000;
+/// How long a caller is asked to wait while a probe is under way.
+pub const BREAKER_PROBE_MS: u32 = 100;
+/// A call that had less time than this is not held against its service where nobody answered: an impatient caller must not
+/// open the breaker for all others.
+pub const BREAKER_PATIENCE_MS: u64 = 500;
+/// Breakers that are not closed in one status. More are counted by `$service ls`.
+pub const BREAKERS_TOLD: usize = 64;
+/// Services and members of one page of `$service ls`, at most.
+pub const PAGE_SERVICES: usize = 1000;

@@ -4,11 +4,7 @@
 //! whoever accepted it, and stands in [`Edge`]. The invariants: nothing is read while the log has no room; a session that
 //! has something to say waits its turn behind the others.
 
-use std::{
-    io,
-    sync::Arc,
-    time::{Duration, SystemTime, UNIX_EPOCH},
-};
+use std::{io, sync::Arc, time::Duration};
 
 use bytes::{Buf as _, BytesMut};
 use spile_protocol::{
@@ -24,6 +20,7 @@ use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
+    clock::Clock,
     limits::{LINK_DRAIN_MS, LINK_OUT_BYTES, LINK_TURN_BYTES, REGISTRY_ENTRIES},
     registry::{Copy, Follower},
     session::{Polled, Session},
@@ -94,30 +91,6 @@ struct Link {
     draining: Option<tokio::time::Instant>,
 }
 
-/// The clocks of a driver: monotonic from its start, and the wall's.
-struct Clock(tokio::time::Instant);
-
-impl Clock {
-    #[expect(clippy::disallowed_methods, reason = "a driver reads the clock")]
-    fn start() -> Self {
-        Self(tokio::time::Instant::now())
-    }
-
-    fn now(&self) -> Instant {
-        Instant::default().after(self.0.elapsed())
-    }
-
-    fn at(&self, at: Instant) -> tokio::time::Instant {
-        self.0 + at.since(Instant::default())
-    }
-
-    #[expect(clippy::disallowed_methods, reason = "a driver reads the clock")]
-    fn wall() -> Millis {
-        let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        Millis(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
-    }
-}
-
 fn place(session: LinkSessionId) -> usize {
     usize::try_from(session.0).unwrap_or(usize::MAX)
 }
@@ -183,7 +156,7 @@ impl Link {
                     return Ok(Code::SHUTDOWN);
                 },
                 () = stop.cancelled(), if self.draining.is_none() => self.drain(),
-                () = tokio::time::sleep_until(give_up.unwrap_or(self.clock.0)), if give_up.is_some() => {
+                () = tokio::time::sleep_until(give_up.unwrap_or(self.clock.start)), if give_up.is_some() => {
                     self.machine.handle_timeout(self.clock.now());
                     if self.draining.is_some_and(|at| at.elapsed() > Duration::ZERO) {
                         return Ok(Code::SHUTDOWN);
@@ -252,7 +225,7 @@ impl Link {
                 self.sessions.resize_with(at + 1, || None);
             }
             if let Some(free) = self.sessions.get_mut(at) {
-                *free = Some(self.worker.attach(attach));
+                *free = Some(self.worker.attach(attach).of_edge(&self.edge.name));
             }
             return self.turns.add(attach.session.0);
         };

@@ -40,7 +40,13 @@ struct Begin {
 
 impl Intake<'_> {
     /// A message that is neither EVENT nor BATCH.
-    pub(crate) fn other(&mut self, now: Millis, message: &Message<'_>, payload: &Bytes) {
+    pub(crate) fn other(
+        &mut self,
+        now: Millis,
+        message: &Message<'_>,
+        payload: &Bytes,
+        payload_crc: u32,
+    ) {
         match message {
             Message::Lane(lane) => self.open(lane),
             Message::Bind(bind) => self.bind(bind),
@@ -50,10 +56,12 @@ impl Intake<'_> {
             Message::End(end) => self.end(end),
             Message::Get(get) => self.look_up(now, get),
             Message::List(list) => self.list_values(now, list),
-            Message::Serve(serve) => {
-                self.refuse_request(serve.request, "services are not taken here")
+            Message::Serve(serve) => self.serve(serve),
+            Message::Call(Body { fields, .. }) if !fields.service.starts_with('$') => {
+                self.call_service(fields, payload, payload_crc);
             }
             Message::Call(Body { fields, .. }) => self.call(now, fields, payload),
+            Message::Reply(Body { fields, .. }) => self.replied(fields, payload, payload_crc),
             Message::Open(open) => self.refuse_upload(open.upload),
             Message::Chunk(chunk) => self.refuse_upload(chunk.upload),
             Message::Seal(seal) => self.refuse_upload(seal.upload),
@@ -73,7 +81,6 @@ impl Intake<'_> {
             | Message::Abort(_)
             | Message::Deliver(_)
             | Message::Value(_)
-            | Message::Reply(_)
             | Message::Attach(_)
             | Message::Detach(_)
             | Message::Envelope(_)

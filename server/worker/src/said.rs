@@ -22,6 +22,19 @@ pub(crate) enum Said {
         /// For people.
         detail: String,
     },
+    /// A call or a registration was not taken.
+    Refused {
+        /// Why.
+        code: Code,
+        /// Which request.
+        scope: Scope,
+        /// May the same be asked again.
+        retry: bool,
+        /// After how long.
+        retry_after_ms: u32,
+        /// For people.
+        detail: String,
+    },
     /// The window of a subscription.
     Credit {
         /// Which.
@@ -80,15 +93,20 @@ impl Said {
     pub(crate) fn request(&self) -> Option<RequestId> {
         match self {
             Self::Reply { request, .. } | Self::Version { request, .. } => Some(*request),
-            Self::Fault { scope: Scope::Request(request), .. } => Some(*request),
-            Self::Fault { .. } | Self::Credit { .. } | Self::End(_) | Self::Settled { .. } => None,
+            Self::Fault { scope: Scope::Request(request), .. }
+            | Self::Refused { scope: Scope::Request(request), .. } => Some(*request),
+            Self::Refused { .. }
+            | Self::Fault { .. }
+            | Self::Credit { .. }
+            | Self::End(_)
+            | Self::Settled { .. } => None,
         }
     }
 
     /// About how many bytes of frames it takes to say it.
     pub(crate) fn size(&self) -> usize {
         match self {
-            Self::Fault { detail, .. } => 64 + detail.len(),
+            Self::Fault { detail, .. } | Self::Refused { detail, .. } => 64 + detail.len(),
             Self::Credit { .. } | Self::End(_) | Self::Settled { .. } => 24,
             Self::Version { key, .. } => 64 + key.len(),
             Self::Reply { detail, payload, .. } => 96 + detail.len() + payload.len(),
@@ -102,6 +120,11 @@ impl Said {
                 let (code, scope) = (*code, *scope);
                 let fault = Fault { code, scope, retry: code.retry(), retry_after_ms: 0, detail };
                 sink(&Message::Fault(fault), 0);
+            }
+            Self::Refused { code, scope, retry, retry_after_ms, detail } => {
+                let (code, scope, retry) = (*code, *scope, *retry);
+                let retry_after_ms = *retry_after_ms;
+                sink(&Message::Fault(Fault { code, scope, retry, retry_after_ms, detail }), 0);
             }
             Self::Credit { subscription, events, bytes } => {
                 let (subscription, events, bytes) = (Some(*subscription), *events, *bytes);

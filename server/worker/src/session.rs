@@ -34,6 +34,7 @@ use crate::{
     receipts,
     record::Names,
     said::Said,
+    services::desk::Calling,
     subscription::Subscription,
     tables::{At, principal},
     values::Values,
@@ -61,6 +62,8 @@ pub(crate) struct Identity {
     pub(crate) receipts: bool,
     pub(crate) trace_base: [u8; 8],
     pub(crate) frame_max: usize,
+    /// Through which edge it came; empty where nobody said.
+    pub(crate) edge: Arc<str>,
 }
 
 impl Identity {
@@ -99,7 +102,7 @@ pub(crate) struct Route {
 pub(crate) struct Desk {
     pub(crate) who: Identity,
     pub(crate) scoped: Arc<str>,
-    number: u64,
+    pub(crate) number: u64,
     pub(crate) bell: Arc<Bell>,
     /// Under which everything in `answers` was appended.
     pub(crate) generation: u64,
@@ -112,6 +115,8 @@ pub(crate) struct Desk {
     pub(crate) lookups: Vec<Lookup>,
     /// Changes of the registry that were not answered yet.
     pub(crate) confirms: Vec<Confirm>,
+    /// Calls and services; nothing where the session has to do with none.
+    pub(crate) calling: Option<Box<Calling>>,
     /// The bell was heard, and who watches a stream has not looked yet.
     heard: bool,
 }
@@ -150,6 +155,7 @@ impl Session {
             receipts: attach.receipts,
             trace_base: attach.trace_base,
             frame_max: usize::try_from(attach.frame_max).unwrap_or(usize::MAX),
+            edge: Arc::from(""),
         };
         let bell = Arc::new(Bell::default());
         let scoped: Arc<str> = principal(attach.tenant, attach.role, attach.principal).into();
@@ -178,9 +184,17 @@ impl Session {
             subscriptions: Vec::new(),
             lookups: Vec::new(),
             confirms: Vec::new(),
+            calling: None,
             heard: false,
         };
         Self { worker, desk, lacked_room: AtomicBool::new(false), moved }
+    }
+
+    /// Through which edge it came.
+    #[must_use]
+    pub fn of_edge(mut self, edge: &str) -> Self {
+        self.desk.who.edge = Arc::from(edge);
+        self
     }
 
     /// Who it is, as its edge said.
@@ -215,8 +229,9 @@ impl Session {
         let end = self.sync();
         let worker = &self.worker;
         self.desk.answer_confirms(worker, end);
-        let Desk { subscriptions, lookups, scoped, who, answers, bell, heard, lanes, .. } =
-            &mut self.desk;
+        let Desk {
+            subscriptions, lookups, scoped, who, answers, bell, heard, lanes, calling, ..
+        } = &mut self.desk;
         let (who, lanes) = (&*who, &*lanes);
         let stored = |lane: LaneId, first, last| {
             let lane = usize::try_from(lane.0).ok().and_then(|at| lanes.get(at)?.as_ref());
@@ -234,6 +249,9 @@ impl Session {
             lookups.iter_mut().for_each(Lookup::woken);
         }
         let mut more = lookups::poll(lookups, worker, bell, (end, room), &mut said, sink);
+        if let Some(calling) = calling {
+            more |= calling.poll(worker, room, &mut said, sink);
+        }
         for subscription in &mut *subscriptions {
             more |= subscription.poll(worker, who, (end, room), &mut said, sink);
         }
@@ -310,7 +328,9 @@ impl Session {
         let late = confirms.filter_map(|one| one.poll_late(cx).then_some(())).count() > 0;
         let lookups = self.desk.lookups.iter_mut();
         let late = lookups.map(|one| one.poll_late(cx)).fold(late, |late, one| late || one);
-        if late || self.has_something() || self.found_room() {
+        let calling = self.desk.calling.as_mut();
+        let called = calling.is_some_and(|calling| calling.poll_ready(&self.worker, cx));
+        if late || called || self.has_something() || self.found_room() {
             return Poll::Ready(());
         }
         while self.waits_for_disk() {
@@ -331,6 +351,9 @@ impl Session {
 
 impl Drop for Session {
     fn drop(&mut self) {
+        if let Some(calling) = self.desk.calling.take() {
+            calling.leave(&self.worker);
+        }
         let mut core = self.worker.core();
         let desk = &mut self.desk;
         let name = (desk.scoped.clone(), desk.who.run);

@@ -4,6 +4,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use serde::Serialize;
 
+pub use crate::services::{CallsStatus, OpenBreaker};
+
 /// A number that many threads count.
 #[derive(Debug, Default)]
 pub struct Counter(AtomicU64);
@@ -170,6 +172,9 @@ pub struct Status {
     /// Until the disk is full at the rate of the last hour; absent where it is not filling.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub hours_left: Option<u64>,
+    /// How calls go.
+    #[serde(flatten)]
+    pub calls: CallsStatus,
 }
 
 #[cfg(test)]

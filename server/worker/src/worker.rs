@@ -4,7 +4,7 @@ use std::{
     io,
     path::Path,
     sync::{
-        Arc, MutexGuard,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, AtomicUsize, Ordering},
     },
 };
@@ -18,14 +18,16 @@ use tokio::sync::watch;
 
 use crate::{
     checkpoint::{self, Copied},
+    clock::Clock,
     core::Core,
     keeper::{Keeper, Kept},
     limits::VALUES,
     log::EventLog,
     rebuild::{ApplyError, Rebuilt},
     registry::{self, Device, Follower},
+    services::Services,
     session::Session,
-    status::{Counters, Status, hours_left},
+    status::{CallsStatus, Counters, Status, hours_left},
     views::{SledViews, Views, ViewsError},
 };
 
@@ -79,6 +81,9 @@ pub struct Worker {
     pub(crate) kept: Arc<Kept>,
     /// What it counts.
     pub counters: Counters,
+    /// Its clock, for what has a deadline.
+    pub(crate) clock: Clock,
+    services: Mutex<Services>,
     sessions: AtomicU64,
     /// Bytes that wait for the disk, as the core counted them last.
     waiting: Arc<AtomicUsize>,
@@ -141,6 +146,8 @@ impl Worker {
             log,
             kept,
             counters,
+            clock: Clock::start(),
+            services: Mutex::default(),
             sessions,
             waiting,
             durable,
@@ -246,6 +253,7 @@ impl Worker {
         }
         let tables = &core.tables;
         Status {
+            calls: self.calls(),
             worker: self.config.name.clone(),
             slots: self.config.slots.iter().map(|byte| byte.count_ones()).sum(),
             healthy: health.is_good() && durable.state == State::Running && turned_away == 0,
@@ -278,9 +286,20 @@ impl Worker {
         }
     }
 
+    /// How calls go.
+    #[must_use]
+    pub fn calls(&self) -> CallsStatus {
+        self.services().status(self.clock.now())
+    }
+
     /// The state, for a moment: nothing waits while it is held.
     pub(crate) fn core(&self) -> MutexGuard<'_, Core> {
         self.kept.core()
+    }
+
+    /// Who serves what, for a moment. Locked behind the core where both are, never before it.
+    pub(crate) fn services(&self) -> MutexGuard<'_, Services> {
+        self.services.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(crate) fn position_at(&self, time_ms: u64) -> Result<u64, ReadError> {

@@ -47,18 +47,52 @@ pub fn open(folder: &Path) -> Arc<Worker> {
 /// What a session was told.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Told {
-    Opened { lane: u32, last: u64, refused: Vec<(u64, u32, Code)> },
-    Ack { lane: u32, last: u64, receipts: Vec<(u64, u32, u64, u64)> },
-    Refused { lane: u32, number: u64, count: u32, code: Code, version: u64 },
-    Closed { lane: u32, code: Code, expected: u64 },
-    Fault { code: Code, scope: Scope },
-    Credit { subscription: u32, events: u32 },
+    Opened {
+        lane: u32,
+        last: u64,
+        refused: Vec<(u64, u32, Code)>,
+    },
+    Ack {
+        lane: u32,
+        last: u64,
+        receipts: Vec<(u64, u32, u64, u64)>,
+    },
+    Refused {
+        lane: u32,
+        number: u64,
+        count: u32,
+        code: Code,
+        version: u64,
+    },
+    Closed {
+        lane: u32,
+        code: Code,
+        expected: u64,
+    },
+    Fault {
+        code: Code,
+        scope: Scope,
+    },
+    Credit {
+        subscription: u32,
+        events: u32,
+    },
     End(u32),
-    Settled { subscription: u32, delivery: u64, outcome: Outcome },
+    Settled {
+        subscription: u32,
+        delivery: u64,
+        outcome: Outcome,
+    },
     Event(Delivered),
     Version(u64),
     Value(Kept),
-    Reply { code: Code, detail: String, payload: Bytes },
+    Reply {
+        code: Code,
+        detail: String,
+        payload: Bytes,
+    },
+    /// A call to be answered.
+    Call(Called),
 }
 
 /// One VALUE of a kept topic.
@@ -71,6 +105,16 @@ pub struct Kept {
     pub payload: Bytes,
     pub more: bool,
     pub cursor: String,
+}
+
+/// A call to be answered.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Called {
+    pub request: u32,
+    pub service: String,
+    pub method: String,
+    pub caller: String,
+    pub remaining_ms: u32,
 }
 
 /// One event of a delivery, with the names the delivery left out filled in.
@@ -395,6 +439,13 @@ fn take(
             detail: body.fields.detail.to_owned(),
             payload: Bytes::copy_from_slice(body.payload),
         }),
+        Message::Call(body) => told.push(Told::Call(Called {
+            request: body.fields.request.0,
+            service: body.fields.service.to_owned(),
+            method: body.fields.method.to_owned(),
+            caller: body.fields.caller.to_owned(),
+            remaining_ms: body.fields.remaining_ms,
+        })),
         Message::Deliver(deliver) => {
             *deliveries += 1;
             if let Some(new) = deliver.key {

@@ -74,3 +74,9 @@ fn median_us(times: usize, mut once: impl FnMut() -> Result<()>) -> Result<f64> 
 pub(crate) fn micros(time: Duration) -> f64 {
     time.as_secs_f64() * 1e6
 }
+
+/// Bytes that are free for a folder's files.
+pub(crate) fn free(folder: &Path) -> Result<u64> {
+    let system = rustix::fs::statvfs(folder)?;
+    Ok(system.f_bavail.saturating_mul(system.f_frsize))
+}

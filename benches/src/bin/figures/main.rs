@@ -1,12 +1,12 @@
 //! What Spile does beside the bare limits of the same machine, disk and minute: one table, a line a figure.
 //!
-//! `cargo run --release --bin figures -- [publish|replay|idle|handshake|bytes|all] [--short|--full]`; `SPILE_BENCH_DIR` is
-//! the folder to write in (default: the temporary one). It starts the real `spiled` as a process of its own. It fails
+//! `cargo run --release --bin figures -- [SCENARIO|all] [--short|--full]`; `SPILE_BENCH_DIR` is the folder to write in (default: the temporary one). It starts the real `spiled` as a process of its own. It fails
 //! only when an event is lost, an error comes, or a figure can't be measured: how fast a shared machine is, is no fact
 //! a test may rest on. docs/figures.md says how to read it.
 
 mod acceptor;
 mod disk;
+mod growth;
 mod handshake;
 mod idle;
 mod load;
@@ -16,6 +16,7 @@ mod process;
 mod publish;
 mod replay;
 mod server;
+mod split;
 mod table;
 mod wire;
 
@@ -57,6 +58,8 @@ const SCENARIOS: &[(&str, Scenario)] = &[
     ("idle", idle::measure),
     ("handshake", handshake::measure),
     ("bytes", wire::measure),
+    ("split", split::measure),
+    ("growth", growth::measure),
 ];
 
 /// What the command line says.
@@ -76,13 +79,16 @@ impl Asked {
                 name if SCENARIOS.iter().any(|(known, _)| *known == name) => {
                     name.clone_into(&mut asked.scenario);
                 }
-                other => bail!(
-                    "figures: {other:?} is unknown; use [publish|replay|idle|handshake|bytes|all] [--short|--full]"
-                ),
+                other => bail!("figures: {other:?} is unknown; use {}", usage()),
             }
         }
         Ok(asked)
     }
+}
+
+fn usage() -> String {
+    let names: String = SCENARIOS.iter().map(|(name, _)| format!("{name}|")).collect();
+    format!("[{names}all] [--short|--full]")
 }
 
 /// How long each load goes on.

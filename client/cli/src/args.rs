@@ -4,6 +4,7 @@
 //! connects. Help texts carry an example each.
 
 mod consuming;
+mod files;
 mod state;
 
 use std::path::PathBuf;
@@ -15,6 +16,7 @@ pub(crate) use consuming::{
     Consume, Dlq, DlqDrop, DlqReplay, Group, GroupCreate, GroupSeek, Letters,
 };
 
+pub(crate) use files::{Blob, Download, Upload, UploadCommand, UploadSend};
 pub(crate) use state::{InboxArgs, StateCommand, StateGet, StateLs, TraceArgs};
 
 use crate::value::header::Pair;
@@ -33,6 +35,9 @@ Examples, one a command:
   spile group create billing --filter 'telemetry/#'
   spile consume billing --exec ./bill.sh --parallel 8
   spile dlq replay billing --all
+  spile upload trace.bin --key pump-7
+  spile download 05-1a2b -o trace.bin
+  spile blob ls trace
   spile status
   spile doctor
   spile device add sensor-7 --device-key --out ./sensor-7
@@ -119,6 +124,16 @@ pub(crate) enum Command {
     /// See, replay and drop a group's dead letters
     #[command(subcommand)]
     Dlq(Dlq),
+    /// Send files; the same command again goes on where the last one ended
+    Upload(Upload),
+    /// Fetch a sealed upload, and check that it is whole
+    Download(Download),
+    /// List, show and remove sealed uploads
+    #[command(
+        subcommand,
+        after_help = "Examples:\n  spile blob ls trace --json\n  spile blob rm 05-1a2b"
+    )]
+    Blob(Blob),
     /// Tell the server's health, rates and what it holds
     Status,
     /// Check the way to the server, step by step, with a remedy where it is bad
@@ -333,6 +348,11 @@ pub(crate) enum Bench {
         after_help = "Example:\n  spile bench sessions --count 5000 --connections 16 --hold 10s"
     )]
     Sessions(BenchSessions),
+    /// Send uploads until each is sealed; they stay on the server
+    #[command(
+        after_help = "Example:\n  spile bench upload --connections 32 --size 1MiB --count 1000"
+    )]
+    Upload(BenchUpload),
 }
 
 /// How long a measurement goes on.
@@ -401,6 +421,25 @@ pub(crate) struct BenchSessions {
     /// Keep them open for so long once all are there; without it each is closed at once
     #[arg(long, value_parser = duration::parse, value_name = "D")]
     pub(crate) hold: Option<Duration>,
+}
+
+/// `spile bench upload`.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct BenchUpload {
+    /// Connections, each with a run of its own
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    pub(crate) connections: u32,
+    /// Bytes of each upload
+    #[arg(long, value_parser = size::parse, value_name = "SIZE", default_value = "1MiB")]
+    pub(crate) size: u64,
+    /// Uploads under way at once on each connection
+    #[arg(long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..=64))]
+    pub(crate) window: u32,
+    #[command(flatten)]
+    pub(crate) extent: Extent,
+    /// Their keys: this and the connection's number
+    #[arg(long, default_value = "bench-")]
+    pub(crate) key: String,
 }
 
 /// `spile errors`.

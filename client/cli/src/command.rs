@@ -2,6 +2,7 @@
 
 pub(crate) mod answer;
 pub(crate) mod bench;
+pub(crate) mod blob;
 pub(crate) mod builtin;
 pub(crate) mod completions;
 pub(crate) mod consume;
@@ -9,6 +10,7 @@ pub(crate) mod context;
 pub(crate) mod device;
 pub(crate) mod dlq;
 pub(crate) mod doctor;
+pub(crate) mod download;
 pub(crate) mod errors;
 pub(crate) mod follow;
 pub(crate) mod group;
@@ -17,3 +19,4 @@ pub(crate) mod publish;
 pub(crate) mod state;
 pub(crate) mod status;
 pub(crate) mod trace;
+pub(crate) mod upload;

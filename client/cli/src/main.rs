@@ -94,6 +94,7 @@ async fn until_stopped(
             | Command::Stream(_)
             | Command::Consume(_)
             | Command::Inbox(_)
+            | Command::Upload(_)
             | Command::Bench(_)
     );
     tokio::select! {
@@ -124,6 +125,9 @@ async fn perform(
         Command::Group(group) => command::group::run(&group, typed, output).await,
         Command::Consume(args) => command::consume::run(&args, typed, output).await,
         Command::Dlq(dlq) => command::dlq::run(&dlq, typed, output).await,
+        Command::Upload(args) => command::upload::run(&args, typed, output).await,
+        Command::Download(args) => command::download::run(&args, typed, output).await,
+        Command::Blob(blob) => command::blob::run(&blob, typed, output).await,
         Command::Status => command::status::run(typed, output).await,
         Command::Doctor => command::doctor::run(typed, output).await,
         Command::Device(device) => command::device::run(&device, typed, output).await,

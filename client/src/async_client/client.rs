@@ -160,6 +160,12 @@ impl Client {
         self.handle.shared.seen()
     }
 
+    /// Is there a session now? Where there is none it comes back by itself, unless it has ended for good.
+    #[must_use]
+    pub fn is_open(&self) -> bool {
+        self.handle.shared.is_open()
+    }
+
     /// Has it ended for good?
     #[must_use]
     pub fn is_closed(&self) -> bool {

@@ -207,6 +207,10 @@ impl Shared {
         self.with(|state| state.seen.clone())
     }
 
+    pub(super) fn is_open(&self) -> bool {
+        self.with(|state| state.phase == Phase::Open)
+    }
+
     pub(super) fn is_closed(&self) -> bool {
         self.with(|state| matches!(state.phase, Phase::Closed(_)))
     }

@@ -7,6 +7,7 @@ mod histogram;
 mod publish;
 mod sessions;
 mod subscribe;
+mod upload;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -36,6 +37,7 @@ pub(crate) async fn run(
         Bench::Publish(args) => publish::run(args, typed, output).await?,
         Bench::Subscribe(args) => subscribe::run(args, typed, output).await?,
         Bench::Sessions(args) => sessions::run(args, typed, output).await?,
+        Bench::Upload(args) => upload::run(args, typed, output).await?,
     };
     output.result(&measured.report(), Report::line)
 }

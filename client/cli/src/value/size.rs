@@ -17,9 +17,31 @@ pub(crate) fn parse(text: &str) -> Result<u64, String> {
     number.parse::<u64>().ok().and_then(|number| number.checked_mul(factor)).ok_or_else(wrong)
 }
 
+/// About how much, for people: three digits and a unit.
+pub(crate) fn show(bytes: u64) -> String {
+    let unit = UNITS.iter().rev().find(|&&(_, factor)| bytes >= factor);
+    let Some(&(unit, factor)) = unit else { return format!("{bytes} B") };
+    let (whole, tenth) = (bytes / factor, bytes % factor * 10 / factor);
+    if whole < 100 { format!("{whole}.{tenth} {unit}") } else { format!("{whole} {unit}") }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn sizes_are_shown_short() {
+        for (bytes, want) in [
+            (0, "0 B"),
+            (1023, "1023 B"),
+            (1024, "1.0 KiB"),
+            (1536, "1.5 KiB"),
+            (200 << 20, "200 MiB"),
+            (3 << 40, "3.0 TiB"),
+        ] {
+            assert_eq!(show(bytes), want);
+        }
+    }
 
     #[test]
     fn sizes_are_read() {

@@ -208,6 +208,14 @@ impl Log {
         self.shared.accept(&range)
     }
 
+    /// The sealed segments, oldest first: the positions of each, and the bytes of its file.
+    #[must_use]
+    pub fn sealed(&self) -> Vec<(Range<Position>, u64)> {
+        let index = lock(&self.shared.index);
+        let each = index.sealed.iter();
+        each.map(|one| (one.base.into()..one.end.into(), one.file_bytes)).collect()
+    }
+
     /// The snapshots there are, newest first.
     pub fn snapshots(&self) -> Result<Vec<SnapshotInfo>, KeepError> {
         Ok(self.shared.snapshots()?)

@@ -1,4 +1,4 @@
-//! A worker's store: its log on disk, the worker upon it, and what health and the process's end follow from both.
+//! A worker's store: its logs on disk, the worker upon it, and what health and the process's end follow from both.
 //!
 //! Invariants: nothing is served before the log was recovered; a log that can't keep its promise ends the process; the
 //! log is closed after the last session, and the process ends after that.
@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use anyhow::{Context, anyhow};
 use spile_log::{Log, Options, RealDisk, Recovered, State};
-use spile_worker::Worker;
+use spile_worker::{Logs, Worker};
 use tokio::task::spawn_blocking;
 use tokio_util::sync::CancellationToken;
 
@@ -20,6 +20,12 @@ use crate::start::Room;
 /// The folder of the event log in a data folder.
 const EVENTS: &str = "events";
 
+/// The folder of the log of uploads' chunks.
+const CHUNKS: &str = "chunks";
+
+/// Chunks that may wait for their disk: twice what stops those who send them.
+const CHUNK_QUEUE_BYTES: usize = 64 << 20;
+
 /// The folder of the views' checkpoint: what is in it can be made again from the log.
 const VIEWS: &str = "views";
 
@@ -28,6 +34,13 @@ const VIEWS: &str = "views";
 pub struct Store {
     /// The worker.
     pub worker: Arc<Worker>,
+    logs: [Kept; 2],
+}
+
+/// One of the logs, and what health calls it.
+#[derive(Debug, Clone)]
+struct Kept {
+    fact: &'static str,
     log: Log,
 }
 
@@ -46,21 +59,23 @@ impl Store {
         let config = spile_worker::Config { name, slots, keep, ..spile_worker::Config::default() };
         let opened = spawn_blocking(move || open(&data, config, durability)).await;
         let (store, recovered) = opened.context("log: open")??;
-        tell(&room.health, &recovered);
-        room.tasks.spawn(watch(room.clone(), store.log.clone()));
+        for (kept, recovered) in store.logs.iter().zip(&recovered) {
+            tell(&room.health, kept.fact, recovered);
+            room.tasks.spawn(watch(room.clone(), kept.clone()));
+        }
         Ok(store)
     }
 
-    /// Stores what waits, leaves a checkpoint for a quick start, and ends the log's threads, once `served` says that nobody
+    /// Stores what waits, leaves a checkpoint for a quick start, and ends the logs' threads, once `served` says that nobody
     /// uses it any more.
     pub fn close_behind(self, room: &Room, served: CancellationToken) {
-        let Self { log, worker } = self;
+        let Self { logs, worker } = self;
         room.tasks.spawn(async move {
             served.cancelled().await;
             let close = move || {
                 worker.checkpoint();
                 drop(worker);
-                log.close();
+                logs.iter().for_each(|kept| kept.log.close());
             };
             if spawn_blocking(close).await.is_err() {
                 tracing::error!("closing the log broke; the next start recovers it");
@@ -73,22 +88,37 @@ fn open(
     data: &Path,
     config: spile_worker::Config,
     durability: Durability,
-) -> anyhow::Result<(Store, Recovered)> {
-    let folder = data.join(EVENTS);
+) -> anyhow::Result<(Store, [Recovered; 2])> {
+    let options = Options { segment_bytes: durability.segment, ..Options::default() };
+    // Bulk is not zero-filled ahead: that would halve its bandwidth. Nothing is held in reserve for it.
+    let bulk = Options {
+        prefill: false,
+        reserve_bytes: 0,
+        recent_bytes: 0,
+        queue_bytes: CHUNK_QUEUE_BYTES,
+        ..options.clone()
+    };
+    let (events, event_log) = open_log(data, EVENTS, options)?;
+    let (chunks, chunk_log) = open_log(data, CHUNKS, bulk)?;
+    let logs = Logs::new(Arc::new(events.clone()), Arc::new(chunks.clone()));
+    let views = data.join(VIEWS);
+    let worker = Worker::open(config, logs, Some(&views))
+        .map_err(|why| anyhow!("log: open {}: {why}", data.join(EVENTS).display()))?;
+    let logs = [Kept { fact: "log", log: events }, Kept { fact: "chunks", log: chunks }];
+    Ok((Store { worker, logs }, [event_log, chunk_log]))
+}
+
+fn open_log(data: &Path, name: &str, options: Options) -> anyhow::Result<(Log, Recovered)> {
+    let folder = data.join(name);
     let broken = |why: &dyn core::fmt::Display| anyhow!("log: open {}: {why}", folder.display());
     durable::make_folder(&folder)?;
     let disk = RealDisk::open(&folder).map_err(|why| broken(&why))?;
-    let options = Options { segment_bytes: durability.segment, ..Options::default() };
-    let (log, recovered) = Log::open(Arc::new(disk), options).map_err(|why| broken(&why))?;
-    let views = data.join(VIEWS);
-    let worker =
-        Worker::open(config, Arc::new(log.clone()), Some(&views)).map_err(|why| broken(&why))?;
-    Ok((Store { worker, log }, recovered))
+    Log::open(Arc::new(disk), options).map_err(|why| broken(&why))
 }
 
-fn tell(health: &Health, recovered: &Recovered) {
+fn tell(health: &Health, fact: &'static str, recovered: &Recovered) {
     let Recovered { start, end, unproven, segments, torn, damages, .. } = recovered;
-    tracing::info!(%start, %end, unproven, segments, "log recovered");
+    tracing::info!(log = fact, %start, %end, unproven, segments, "log recovered");
     if let Some(torn) = torn {
         let (file, bytes, at) = (&torn.file, torn.bytes, torn.at);
         tracing::warn!(file, bytes, %at, "a torn tail was kept aside; nothing in it was acknowledged");
@@ -96,17 +126,17 @@ fn tell(health: &Health, recovered: &Recovered) {
     for damage in damages.iter().filter(|damage| !damage.accepted) {
         tracing::error!(file = damage.file, from = %damage.from, to = %damage.to, "damaged records");
     }
-    health.set("log", Colour::Green, format!("positions {start} to {end}"));
+    health.set(fact, Colour::Green, format!("positions {start} to {end}"));
 }
 
 /// Keeps health's fact about the log true; a sync that failed ends the process.
-async fn watch(room: Room, log: Log) {
-    let mut durable = log.durable();
+async fn watch(room: Room, kept: Kept) {
+    let mut durable = kept.log.durable();
     let mut known = None;
     loop {
         let state = durable.borrow_and_update().state;
         if known != Some(state) {
-            judge(&room, &log, state);
+            judge(&room, &kept, state);
             known = Some(state);
         }
         let changed =
@@ -118,27 +148,27 @@ async fn watch(room: Room, log: Log) {
     }
 }
 
-fn judge(room: &Room, log: &Log, state: State) {
+fn judge(room: &Room, Kept { fact, log }: &Kept, state: State) {
     let health = log.health();
     let damaged = health.damages.iter().find(|damage| !damage.accepted);
     match (state, damaged) {
-        (State::Running, None) => room.health.set("log", Colour::Green, "stores"),
+        (State::Running, None) => room.health.set(fact, Colour::Green, "stores"),
         (State::Running | State::Damaged, Some(damage)) => {
             let (file, from, to) = (&damage.file, damage.from, damage.to);
             let hole =
                 format!("{file}: positions {from} to {to} are damaged; restore them, or accept");
-            room.health.set("log", Colour::Red, hole);
+            room.health.set(fact, Colour::Red, hole);
         }
         (State::Damaged, None) => {
-            room.health.set("log", Colour::Red, "damaged; see the start-up log")
+            room.health.set(fact, Colour::Red, "damaged; see the start-up log")
         }
         (State::Full, _) => {
-            room.health.set("log", Colour::Yellow, "the disk is full; free space or add a disk")
+            room.health.set(fact, Colour::Yellow, "the disk is full; free space or add a disk")
         }
         (State::Poisoned, _) => {
             let why = health.poisoned.unwrap_or_default();
             room.fail(
-                "log",
+                fact,
                 &format!(
                     "a sync failed: {why}; what waited is not acknowledged, restart on a sound disk"
                 ),

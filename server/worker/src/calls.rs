@@ -172,6 +172,13 @@ impl Intake<'_> {
             ("$status", "get") => Some(self.status()),
             ("$service", "ls") => Some(self.list_services(payload)),
             ("$device", method) => self.device(now, request, method, payload).transpose(),
+            (service @ ("$upload" | "$blob"), method) => {
+                if self.files_call(now, request, (service, method), payload).is_some() {
+                    return;
+                }
+                let detail = format!("{service} {method} is not offered");
+                return self.refuse_request(request, &detail);
+            }
             (service, method) => {
                 let detail = format!("{service} {method} is not offered");
                 return self.refuse_request(request, &detail);

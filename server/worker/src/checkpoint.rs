@@ -20,6 +20,7 @@ use crate::{
     registry::Device,
     slab::Ix,
     tables::{Forgotten, Producer, RunEntry, Stream, Tables},
+    uploads::{self, rows::Rows as FileRows},
     values::ValueRows,
 };
 
@@ -113,6 +114,7 @@ pub(crate) struct Copied {
     devices: Vec<Device>,
     values: ValueRows,
     cursors: CursorRows,
+    files: FileRows,
     time_ms: u64,
     applied: u64,
 }
@@ -125,10 +127,12 @@ impl Copied {
         let changed = std::mem::take(&mut core.tables.changed);
         let devices = core.registered.take_dirty();
         core.sweep_values();
+        let files = core.uploads.rows_changed();
         let tables = &mut core.tables;
         let mut copied = Self::empty(changed.forgotten, devices);
         copied.values = core.values.changed_rows();
         copied.cursors = core.cursors.changed_rows();
+        copied.files = files;
         for ix in changed.streams {
             if let Some(stream) = tables.streams.get_mut(ix) {
                 stream.dirty = false;
@@ -157,10 +161,12 @@ impl Copied {
         core.tables.sweep();
         let devices = core.registered.iter().cloned().collect();
         core.sweep_values();
+        let files = FileRows { rows: core.uploads.rows(), removed: Vec::new() };
         let tables = &core.tables;
         let mut copied = Self::empty(Vec::new(), devices);
         copied.values = core.values.all_rows();
         copied.cursors = core.cursors.all_rows();
+        copied.files = files;
         copied.streams =
             tables.streams.iter().map(|(ix, stream)| (ix, stream_row(stream))).collect();
         for (ix, run) in tables.runs.iter() {
@@ -185,6 +191,7 @@ impl Copied {
             devices,
             values: ValueRows::default(),
             cursors: CursorRows::default(),
+            files: FileRows::default(),
             time_ms: 0,
             applied: 0,
         }
@@ -210,6 +217,9 @@ impl Copied {
             }
         }
         self.applied = core.before.front().map_or(core.next, |before| before.from);
+        if let Some((at, time_ms)) = core.uploads.first_pending() {
+            (self.applied, self.time_ms) = (self.applied.min(at), self.time_ms.min(time_ms));
+        }
         self.numbers.retain(|&ix, numbers| {
             let under = names_of(tables, numbers);
             let known = under.is_some();
@@ -244,11 +254,13 @@ impl Copied {
         rows.push((vec![row::CLOCK], values(&[time_ms])));
         rows.extend(self.values.rows(row::VALUE));
         rows.extend(self.cursors.rows(row::CURSOR));
+        rows.extend(self.files.rows);
         rows.sort_unstable();
         let removed = forgotten.iter().flat_map(|Forgotten { principal, run }| {
             [row::RUN, row::NUMBERS].map(|kind| run_key(kind, *run, principal))
         });
-        let removed = removed.chain(self.values.removed(row::VALUE)).collect();
+        let removed = removed.chain(self.values.removed(row::VALUE));
+        let removed = removed.chain(self.files.removed).collect();
         Changes { removed, rows, applied }
     }
 }
@@ -326,6 +338,12 @@ impl Rebuilt {
             }
             row::CURSOR => self.cursors.load_row(name, value),
             row::VALUE => self.values.load_row(name, value),
+            uploads::rows::UPLOAD | uploads::rows::BLOB => {
+                if let Some(chunks) = self.uploads.load(key, value)? {
+                    self.chunks = chunks;
+                }
+                Ok(())
+            }
             row::CLOCK => {
                 self.tables.time_ms = fields.varint("time")?;
                 Ok(())

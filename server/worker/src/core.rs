@@ -29,6 +29,7 @@ use crate::{
     slab::Ix,
     tables::{At, Stream, Tables},
     undo::{Before, Cut},
+    uploads::Uploads,
     values::Values,
 };
 
@@ -85,6 +86,7 @@ pub(crate) struct Core {
     pub(crate) registered: Registered,
     pub(crate) values: Values,
     pub(crate) cursors: Cursors,
+    pub(crate) uploads: Uploads,
     /// Sessions that wait for edges to keep a change of the registry.
     pub(crate) confirmers: Vec<Weak<Bell>>,
 }
@@ -96,6 +98,7 @@ impl Core {
         registered: Registered,
         values: Values,
         cursors: Cursors,
+        uploads: Uploads,
         waiting: Arc<AtomicUsize>,
     ) -> Self {
         let durable = log.durable();
@@ -121,6 +124,7 @@ impl Core {
             registered,
             values,
             cursors,
+            uploads,
             confirmers: Vec::new(),
         }
     }
@@ -179,6 +183,7 @@ impl Core {
         self.registered.cut(end);
         self.values.cut(end);
         self.cursors.cut(end);
+        self.cut_uploads(end);
         self.look();
         self.begin();
         Refusal { end, code }
@@ -288,6 +293,34 @@ impl Core {
             payload_crc: 0,
         });
         Some(())
+    }
+
+    /// Puts a record that is in no stream in the call: its position.
+    pub(crate) fn put_alone(
+        &mut self,
+        time_ms: u64,
+        kind: u8,
+        prefix: &[u8],
+        payload: Bytes,
+    ) -> u64 {
+        let position = self.next;
+        let time_ms = self.pass_time(time_ms);
+        self.heads.extend_from_slice(prefix);
+        record::put_beside(&mut self.heads, time_ms);
+        let head = self.heads.split().freeze();
+        let payload_crc = spile_protocol::crc::of(&payload);
+        self.push(Append {
+            kind,
+            positions: 1,
+            time_ms,
+            stream: 0,
+            version: 0,
+            prev: 0,
+            head,
+            payload,
+            payload_crc,
+        });
+        position
     }
 
     /// Puts an event of the worker's own in the call, in a stream without a producer.

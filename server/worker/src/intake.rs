@@ -400,6 +400,7 @@ impl<'a> Intake<'a> {
 
 impl Drop for Intake<'_> {
     fn drop(&mut self) {
+        self.commit_chunks();
         self.commit();
     }
 }

@@ -71,7 +71,7 @@ impl Kept {
         let core = self.core();
         let changed = &core.tables.changed;
         let rows = changed.streams.len() + changed.runs.len() + changed.producers.len();
-        let rows = rows + core.values.changed() + core.cursors.changed();
+        let rows = rows + core.values.changed() + core.cursors.changed() + core.uploads.changed();
         let end = core.durable.borrow().end.get();
         (rows, end.saturating_sub(self.applied.load(Ordering::Relaxed)))
     }

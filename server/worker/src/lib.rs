@@ -36,6 +36,7 @@ mod subscription;
 mod tables;
 mod turns;
 mod undo;
+mod uploads;
 mod values;
 pub mod views;
 mod worker;
@@ -43,9 +44,9 @@ mod worker;
 pub use self::{
     answers::Sink,
     intake::Intake,
-    log::EventLog,
+    log::{ChunkLog, EventLog},
     rebuild::ApplyError,
     session::{Polled, Session, attach_of},
     status::{Counters, Status},
-    worker::{Config, OpenError, Worker},
+    worker::{Config, Logs, OpenError, Worker},
 };

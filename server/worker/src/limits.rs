@@ -106,3 +106,28 @@ pub const BREAKER_PATIENCE_MS: u64 = 500;
 pub const BREAKERS_TOLD: usize = 64;
 /// Services and members of one page of `$service ls`, at most.
 pub const PAGE_SERVICES: usize = 1000;
+/// Bytes of one upload: 1 TiB. At the cap: OPEN is answered with TOO_LARGE.
+pub const UPLOAD_BYTES: u64 = 1 << 40;
+/// Uploads under way on one worker. At the cap: OPEN of another is answered with TOO_MANY.
+pub const UPLOADS: usize = 65_536;
+/// Uploads one principal may have under way. At the cap: the same.
+pub const UPLOADS_OF_PRINCIPAL: usize = 16_384;
+/// Blobs one worker keeps. At the cap: SEAL is answered with TOO_MANY.
+pub const BLOBS: usize = 4 << 20;
+/// An upload nobody opened for so long is forgotten: 7 days.
+pub const UPLOAD_IDLE_MS: u64 = 7 * 24 * 3600 * 1000;
+/// Blobs one session may read at once. At the cap: GET is answered BUSY.
+pub const DOWNLOADS: usize = 16;
+/// Listings of files one session may have under way. At the cap: LIST is answered BUSY.
+pub const LISTINGS: usize = 16;
+/// Bytes of a blob in one VALUE, at most; less where the client's frames are shorter.
+pub const BLOB_VALUE_BYTES: usize = 256 * 1024;
+/// Bytes of chunks that may wait for the disk before uploading sessions, and links, are asked to stop reading. Keep it at
+/// half of the chunk log's queue.
+pub const WAITING_CHUNK_BYTES: usize = 32 << 20;
+/// A checkpoint is written after so many bytes of chunks, which bounds what a start reads of them.
+pub const CHUNK_CHECKPOINT_BYTES: usize = 1 << 30;
+/// A segment of chunks is rewritten where less than this part of it is wanted.
+pub const FREE_PERCENT: u64 = 50;
+/// How often the thread that tends uploads looks whether space can be given back.
+pub const TEND_MS: u64 = 1000;

@@ -7,6 +7,7 @@
 use std::{io, sync::Arc, time::Duration};
 
 use bytes::{Buf as _, BytesMut};
+use spile_log::Durable;
 use spile_protocol::{
     code::Code,
     frame::HEAD_BYTES,
@@ -17,6 +18,7 @@ use spile_protocol::{
     time::{Instant, Millis},
 };
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -127,6 +129,7 @@ impl Link {
         stop: CancellationToken,
     ) -> io::Result<Code> {
         let mut durable = self.worker.durable();
+        let mut chunks = self.worker.durable_chunks();
         loop {
             self.speak();
             if self.out.is_empty()
@@ -138,7 +141,7 @@ impl Link {
             let now = self.clock.now();
             let timeout = self.machine.poll_timeout().map(|at| self.clock.at(at));
             let give_up = timeout.into_iter().chain(self.draining).min();
-            let room = self.worker.has_room();
+            let room = self.worker.has_room() && self.worker.has_room_for_chunks();
             let reads =
                 room && self.out.len() < LINK_OUT_BYTES && self.machine.close_reason().is_none();
             tokio::select! {
@@ -153,6 +156,9 @@ impl Link {
                 () = self.turns.ready(), if self.out.len() < LINK_OUT_BYTES => {}
                 copy = follow(&mut self.follower), if self.out.len() < LINK_OUT_BYTES => self.tell_registry(&copy),
                 moved = durable.changed(), if !room => if moved.is_err() {
+                    return Ok(Code::SHUTDOWN);
+                },
+                moved = changed(&mut chunks), if !room => if moved.is_err() {
                     return Ok(Code::SHUTDOWN);
                 },
                 () = stop.cancelled(), if self.draining.is_none() => self.drain(),
@@ -336,6 +342,16 @@ impl Link {
                 return;
             }
         }
+    }
+}
+
+/// The chunk log moved; never where there is none.
+async fn changed(
+    chunks: &mut Option<watch::Receiver<Durable>>,
+) -> Result<(), watch::error::RecvError> {
+    match chunks {
+        Some(chunks) => chunks.changed().await,
+        None => std::future::pending().await,
     }
 }
 

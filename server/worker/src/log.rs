@@ -3,8 +3,8 @@
 use std::{collections::VecDeque, ops::Range};
 
 use spile_log::{
-    Append, AppendError, Block, Durable, Health, Log, Position, ReadError, Reader, Record,
-    StreamItem, StreamReader,
+    Append, AppendError, Block, Durable, Health, KeepError, Log, Position, ReadError, Reader,
+    Record, Retain, StreamItem, StreamReader,
 };
 use tokio::sync::watch;
 
@@ -31,6 +31,21 @@ pub trait EventLog: Send + Sync {
     fn start(&self) -> u64;
     /// What it knows to be wrong with itself, and its counters.
     fn health(&self) -> Health;
+}
+
+/// The log of chunks: beside what every log does, it gives space back.
+pub trait ChunkLog: EventLog {
+    /// The segments that are not written any more: their first positions, one past their last, and their bytes.
+    fn segments(&self) -> Vec<(Range<u64>, u64)>;
+    /// Keeps of the segment that holds `position` only what is `wanted`, at its position: how many bytes that freed.
+    /// `None`: there is no such segment now.
+    fn rewrite(
+        &self,
+        position: u64,
+        wanted: &mut dyn FnMut(&Record) -> bool,
+    ) -> Result<Option<u64>, KeepError>;
+    /// Removes the segments before `position`: nothing in them is wanted. How many bytes that freed.
+    fn remove_before(&self, position: u64) -> Result<u64, KeepError>;
 }
 
 /// Reads forward, never past the durable end.
@@ -76,6 +91,35 @@ impl EventLog for Log {
 
     fn health(&self) -> Health {
         Self::health(self)
+    }
+}
+
+impl ChunkLog for Log {
+    fn segments(&self) -> Vec<(Range<u64>, u64)> {
+        let sealed = Self::sealed(self).into_iter();
+        sealed.map(|(range, bytes)| (range.start.get()..range.end.get(), bytes)).collect()
+    }
+
+    fn rewrite(
+        &self,
+        position: u64,
+        wanted: &mut dyn FnMut(&Record) -> bool,
+    ) -> Result<Option<u64>, KeepError> {
+        Self::rewrite(self, Position::new(position), wanted)
+    }
+
+    fn remove_before(&self, position: u64) -> Result<u64, KeepError> {
+        // A log gives up a segment only where a snapshot is past it. What rests on chunks are views of the event log:
+        // an empty snapshot says that nothing here needs the old segments.
+        let end = Self::durable(self).borrow().end;
+        if self.snapshots()?.first().is_none_or(|newest| newest.position < end) {
+            self.snapshot(end)?.finish()?;
+        }
+        let before = Position::new(position);
+        let rule =
+            Retain { before, older_than_ms: Some(u64::MAX), bytes_max: None, rewrite_percent: 0 };
+        let retained = self.retain(&rule, &mut |_| false)?;
+        Ok(retained.freed_bytes)
     }
 }
 

@@ -157,7 +157,9 @@ impl Intake<'_> {
         let (key, topic) = match target {
             Target::State { key, topic } => (key, Some(topic)),
             Target::Stream { key } => (key, None),
-            Target::Blob { .. } => return self.refuse_request(request, "no such blob"),
+            Target::Blob { blob, offset, length } => {
+                return self.get_blob(request, blob, offset, length);
+            }
         };
         if id::key(key).is_err() || topic.is_some_and(|topic| id::topic(topic).is_err()) {
             return self.desk.refuse(0, request, Code::INVALID, "the key or the topic is not one");
@@ -199,7 +201,8 @@ impl Intake<'_> {
         let List { request, listing, prefix, after, limit } = *list;
         match listing {
             Listing::State => {}
-            Listing::Blobs | Listing::Uploads | Listing::Services => {
+            Listing::Blobs | Listing::Uploads => return self.list_files(list),
+            Listing::Services => {
                 return self.refuse_request(request, "nothing of this kind is listed here");
             }
         }

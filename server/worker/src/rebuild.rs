@@ -10,10 +10,11 @@ use spile_protocol::code::Code;
 use crate::{
     inbox::{self, Cursors},
     limits::READ_BYTES,
-    log::EventLog,
+    log::{ChunkLog, EventLog},
     record::{self, Names, Tail, kind},
     registry::{Device, KEY, Registered, TENANT, TOPIC},
     tables::{Tables, principal},
+    uploads::Uploads,
     values::Values,
     views::{Views, ViewsError},
 };
@@ -25,6 +26,9 @@ pub(crate) struct Rebuilt {
     pub(crate) registered: Registered,
     pub(crate) values: Values,
     pub(crate) cursors: Cursors,
+    pub(crate) uploads: Uploads,
+    /// One past the last position of the chunk log that was applied.
+    pub(crate) chunks: u64,
     /// One past the last position that was applied; 0 for nothing.
     pub(crate) applied: u64,
 }
@@ -74,6 +78,7 @@ impl Rebuilt {
         let mut rebuilt = Self::new(keep);
         rebuilt.applied = views.load(&mut |key, value| rebuilt.load(key, value).is_ok())?;
         rebuilt.registered.loaded(rebuilt.applied);
+        rebuilt.uploads.view.loaded();
         // A checkpoint beyond the log's end is one of another log.
         let end = log.durable().borrow().end.get();
         Ok(Some(rebuilt).filter(|rebuilt| rebuilt.applied <= end))
@@ -101,6 +106,28 @@ impl Rebuilt {
         }
         self.applied = self.applied.max(end);
         Ok(())
+    }
+
+    /// Applies what the chunk log holds of uploads that are open. The event log was followed before.
+    pub(crate) fn follow_chunks(&mut self, log: &dyn ChunkLog) -> Result<(), ApplyError> {
+        let open = self.uploads.view.uploads.values();
+        // Nothing before the oldest open upload's first chunk is of any.
+        let Some(since) = open.map(|upload| upload.since).min() else { return Ok(()) };
+        let from = self.chunks.max(since);
+        let mut reader = log.read(from);
+        let mut records = VecDeque::new();
+        loop {
+            let at = self.chunks;
+            let more = reader.next(READ_BYTES, &mut records);
+            if !more.map_err(|source| ApplyError::Read { at, source })? {
+                return Ok(());
+            }
+            for record in records.drain(..) {
+                let at = record.position.get();
+                self.uploads.apply_chunk(&record).ok_or(ApplyError::Form { at })?;
+                self.chunks = record.end().get();
+            }
+        }
     }
 
     fn apply(&mut self, record: &Record) -> Result<(), ApplyError> {
@@ -133,7 +160,10 @@ impl Rebuilt {
         if tail.number.0 > 0 {
             number(tables, record, names, tail)?;
         }
-        if record.kind == kind::VOID {
+        if matches!(record.kind, kind::UPLOAD | kind::BLOB | kind::FREED) {
+            self.uploads.apply(record, names, tail.time_ms).ok_or(Code::MALFORMED)?;
+        }
+        if matches!(record.kind, kind::VOID | kind::UPLOAD | kind::FREED) {
             return Ok(());
         }
         let ix = tables.stream(names.tenant, names.key)?;

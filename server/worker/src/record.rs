@@ -12,6 +12,8 @@ use spile_protocol::{
     varint,
 };
 
+use crate::uploads::form::Place;
+
 /// Kinds, as they stand in a log record. 0 is the log's own; none is ever reused. record §2
 pub mod kind {
     /// One event.
@@ -22,6 +24,12 @@ pub mod kind {
     pub const VOID: u8 = 3;
     /// How far a principal has worked off its inbox; in no stream.
     pub const CURSOR: u8 = 6;
+    /// An upload was opened; in no stream. record §11
+    pub const UPLOAD: u8 = 7;
+    /// An upload was sealed: read like an EVENT. record §11
+    pub const BLOB: u8 = 8;
+    /// An upload or a blob is forgotten; in no stream. record §11
+    pub const FREED: u8 = 9;
 }
 
 /// The layout this build writes. record §3
@@ -189,6 +197,11 @@ fn put_header_in(
     Ok(())
 }
 
+/// Writes the tail of a record that is in no stream: when it was put.
+pub fn put_beside(out: &mut BytesMut, time_ms: u64) {
+    put_varint(out, time_ms);
+}
+
 /// Numbers that were refused for good.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct VoidTail {
@@ -229,14 +242,25 @@ impl<'a> Tail<'a> {
     /// Reads the tail of a record of `kind`; `payload` is what stands behind it.
     #[inline]
     pub fn parse(kind: u8, tail: &'a [u8], payload: &'a [u8]) -> Result<Self, DecodeError> {
+        let mut tail = tail;
+        if kind == kind::BLOB {
+            Place::take(&mut tail)?;
+        }
         let mut fields = Fields::new(tail);
         let time_ms = fields.varint("a record's time")?;
         match kind {
-            kind::EVENT => Self::event(time_ms, fields.rest(), payload),
+            kind::EVENT | kind::BLOB => Self::event(time_ms, fields.rest(), payload),
             kind::BATCH => Self::batch(time_ms, fields.rest(), payload),
             kind::VOID => Self::void(time_ms, &mut fields),
+            kind::UPLOAD | kind::FREED => Ok(Self::beside(time_ms)),
             _ => Err(DecodeError { code: Code::UNKNOWN_KIND, what: "a record's kind" }),
         }
+    }
+
+    /// Of a record that is in no producer's order and no stream.
+    fn beside(time_ms: u64) -> Self {
+        let (number, extras) = (Number(0), Extras::default());
+        Self { time_ms, number, lengths: None, extras, void: None }
     }
 
     fn event(time_ms: u64, header: &'a [u8], payload: &'a [u8]) -> Result<Self, DecodeError> {

@@ -62,9 +62,10 @@ impl Intake<'_> {
             }
             Message::Call(Body { fields, .. }) => self.call(now, fields, payload),
             Message::Reply(Body { fields, .. }) => self.replied(fields, payload, payload_crc),
-            Message::Open(open) => self.refuse_upload(open.upload),
-            Message::Chunk(chunk) => self.refuse_upload(chunk.upload),
-            Message::Seal(seal) => self.refuse_upload(seal.upload),
+            Message::Open(open) => self.open_upload(now, open),
+            Message::Chunk(chunk) => self.chunk(now, chunk, payload, payload_crc),
+            Message::Seal(seal) => self.seal(now, *seal),
+            Message::Abort(abort) => self.abort(now, *abort),
             // What only a server says, or is between an edge and its client: the edge lets none of it through, and a link
             // that brings it is cut by its driver.
             Message::Hello(_)
@@ -78,7 +79,6 @@ impl Intake<'_> {
             | Message::Batch(_)
             | Message::Ack(_)
             | Message::Opened(_)
-            | Message::Abort(_)
             | Message::Deliver(_)
             | Message::Value(_)
             | Message::Attach(_)
@@ -94,13 +94,6 @@ impl Intake<'_> {
     pub(crate) fn refuse_request(&mut self, request: RequestId, detail: &str) {
         let gate = self.core.next;
         self.desk.refuse(gate, request, Code::NOT_FOUND, detail);
-    }
-
-    fn refuse_upload(&mut self, upload: u32) {
-        let scope = Scope::Upload { upload, expected: 0 };
-        let said = Said::fault(Code::NOT_FOUND, scope, "this worker takes no uploads");
-        let gate = self.core.next;
-        self.desk.said(gate, said);
     }
 
     fn subscribe(&mut self, subscribe: &Subscribe<'_>) {

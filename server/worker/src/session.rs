@@ -37,6 +37,7 @@ use crate::{
     services::desk::Calling,
     subscription::Subscription,
     tables::{At, principal},
+    uploads::writing::Files,
     values::Values,
     worker::Worker,
 };
@@ -117,6 +118,8 @@ pub(crate) struct Desk {
     pub(crate) confirms: Vec<Confirm>,
     /// Calls and services; nothing where the session has to do with none.
     pub(crate) calling: Option<Box<Calling>>,
+    /// Uploads it writes, blobs it reads.
+    pub(crate) files: Files,
     /// The bell was heard, and who watches a stream has not looked yet.
     heard: bool,
 }
@@ -129,6 +132,8 @@ pub struct Session {
     lacked_room: AtomicBool,
     /// Waits for the durable position to move.
     moved: ReusableBoxFuture<'static, watch::Receiver<Durable>>,
+    /// The same of the chunk log, from the first upload on.
+    chunks_moved: Option<ReusableBoxFuture<'static, watch::Receiver<Durable>>>,
 }
 
 impl std::fmt::Debug for Session {
@@ -185,9 +190,10 @@ impl Session {
             lookups: Vec::new(),
             confirms: Vec::new(),
             calling: None,
+            files: Files::default(),
             heard: false,
         };
-        Self { worker, desk, lacked_room: AtomicBool::new(false), moved }
+        Self { worker, desk, lacked_room: AtomicBool::new(false), moved, chunks_moved: None }
     }
 
     /// Through which edge it came.
@@ -213,7 +219,8 @@ impl Session {
     /// waits for the disk.
     #[must_use]
     pub fn has_room(&self) -> bool {
-        let room = self.worker.has_room();
+        let uploads = !self.desk.files.writings.is_empty();
+        let room = self.worker.has_room() && (!uploads || self.worker.has_room_for_chunks());
         if !room {
             self.lacked_room.store(true, Ordering::Relaxed);
         }
@@ -227,10 +234,21 @@ impl Session {
             return Polled::Gone(code);
         }
         let end = self.sync();
+        self.seal_whole(end);
         let worker = &self.worker;
         self.desk.answer_confirms(worker, end);
         let Desk {
-            subscriptions, lookups, scoped, who, answers, bell, heard, lanes, calling, ..
+            subscriptions,
+            lookups,
+            files,
+            scoped,
+            who,
+            answers,
+            bell,
+            heard,
+            lanes,
+            calling,
+            ..
         } = &mut self.desk;
         let (who, lanes) = (&*who, &*lanes);
         let stored = |lane: LaneId, first, last| {
@@ -248,7 +266,8 @@ impl Session {
             subscriptions.iter_mut().for_each(Subscription::woken);
             lookups.iter_mut().for_each(Lookup::woken);
         }
-        let mut more = lookups::poll(lookups, worker, bell, (end, room), &mut said, sink);
+        let mut more = files.poll(worker, who, (end, room), &mut said, sink);
+        more |= lookups::poll(lookups, worker, bell, (end, room), &mut said, sink);
         if let Some(calling) = calling {
             more |= calling.poll(worker, room, &mut said, sink);
         }
@@ -288,6 +307,22 @@ impl Session {
         durable.end.get()
     }
 
+    /// Uploads that came in whole become blobs.
+    fn seal_whole(&mut self, end: u64) {
+        if self.desk.files.writings.is_empty() {
+            return;
+        }
+        self.desk.files.hash();
+        let whole = self.desk.files.whole(end, &self.worker.jobs);
+        if whole.is_empty() {
+            return;
+        }
+        let mut intake = self.intake();
+        for (upload, sealing, hash) in whole {
+            intake.seal_whole(upload, sealing, hash);
+        }
+    }
+
     fn has_something(&self) -> bool {
         let desk = &self.desk;
         let durable = *desk.durable.borrow();
@@ -296,6 +331,7 @@ impl Session {
             || desk.answers.ready(durable.end.get())
             || desk.confirms.iter().any(|one| one.answer(&self.worker, durable.end.get()).is_some())
             || (lost && !(desk.answers.is_empty() && desk.confirms.is_empty()))
+            || desk.files.ready(durable.end.get())
             || desk.lookups.iter().any(|one| one.ready(durable.end.get()))
             || desk.subscriptions.iter().any(|one| one.ready(durable.end.get()))
     }
@@ -304,13 +340,15 @@ impl Session {
         !self.desk.answers.is_empty()
             || !self.desk.confirms.is_empty()
             || self.lacked_room.load(Ordering::Relaxed)
+            || self.desk.files.waits_for_events()
             || self.desk.lookups.iter().any(Lookup::waits_for_disk)
             || self.desk.subscriptions.iter().any(Subscription::waits_for_disk)
     }
 
     /// Is there room again, where there was none?
     fn found_room(&self) -> bool {
-        let found = self.lacked_room.load(Ordering::Relaxed) && self.worker.has_room();
+        let room = || self.worker.has_room() && self.worker.has_room_for_chunks();
+        let found = self.lacked_room.load(Ordering::Relaxed) && room();
         if found {
             self.lacked_room.store(false, Ordering::Relaxed);
         }
@@ -333,6 +371,9 @@ impl Session {
         if late || called || self.has_something() || self.found_room() {
             return Poll::Ready(());
         }
+        if self.poll_chunks(cx) {
+            return Poll::Ready(());
+        }
         while self.waits_for_disk() {
             let durable = ready!(self.moved.poll(cx));
             self.moved.set(changed(durable));
@@ -341,6 +382,23 @@ impl Session {
             }
         }
         Poll::Pending
+    }
+
+    /// Did the chunk log move so that there is something? Where not, the task is woken when it moves.
+    fn poll_chunks(&mut self, cx: &mut Context<'_>) -> bool {
+        let Some(durable) = self.desk.files.durable() else { return false };
+        let first = || ReusableBoxFuture::new(changed(durable.clone()));
+        let mut moved = self.chunks_moved.take().unwrap_or_else(first);
+        let mut something = false;
+        while let Poll::Ready(durable) = moved.poll(cx) {
+            moved.set(changed(durable));
+            something = self.has_something() || self.found_room();
+            if something {
+                break;
+            }
+        }
+        self.chunks_moved = Some(moved);
+        something
     }
 
     /// Waits until [`Session::poll`] may have something to say. Nothing is lost when the wait is dropped.
@@ -410,6 +468,7 @@ impl Desk {
     pub(crate) fn lose(&mut self, core: &Core, end: u64, code: Code) {
         let mut closed: Vec<LaneId> = Vec::new();
         self.lookups.iter_mut().for_each(Lookup::cut);
+        self.files.lose(end, code);
         let lost: Vec<_> = self.confirms.iter().filter_map(|one| one.lost(end)).collect();
         self.confirms.retain(|one| one.lost(end).is_none());
         for request in lost {

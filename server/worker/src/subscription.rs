@@ -378,7 +378,7 @@ impl Subscription {
         let before = self.wanted.position.saturating_sub(record.position.get());
         let before = before.max(self.wanted.version.saturating_sub(record.version));
         let skip = self.within.max(u32::try_from(before).unwrap_or(u32::MAX));
-        let wanted = matches!(record.kind, kind::EVENT | kind::BATCH)
+        let wanted = matches!(record.kind, kind::EVENT | kind::BATCH | kind::BLOB)
             && skip < record.positions
             && self.wanted.until.is_none_or(|until| record.position.get() < until);
         let split = record::split(&record.head).ok().filter(|_| wanted);

@@ -68,6 +68,7 @@ impl Core {
         self.registered.settle(end);
         self.values.settle(end);
         self.cursors.settle(end);
+        self.uploads.settle(end);
     }
 
     fn mark(&mut self, before: &Before) {
@@ -84,6 +85,7 @@ impl Core {
         self.registered.cut(end);
         self.values.cut(end);
         self.cursors.cut(end);
+        self.cut_uploads(end);
         self.generation = generation;
         if self.cuts.len() >= CUTS
             && let Some(oldest) = self.cuts.pop_front()
@@ -106,6 +108,13 @@ impl Core {
     pub(crate) fn sweep_values(&mut self) {
         let durable_ms = self.before.front().map_or(self.tables.time_ms, |before| before.time_ms);
         self.values.sweep(durable_ms);
+    }
+
+    /// Takes back what the records from `end` on changed of uploads and blobs.
+    pub(crate) fn cut_uploads(&mut self, end: u64) {
+        if let Some(time_ms) = self.uploads.cut(end) {
+            self.tables.time_ms = self.tables.time_ms.min(time_ms);
+        }
     }
 
     /// Undoes all calls from position `from` on, newest first.

@@ -21,13 +21,18 @@ use crate::{
     clock::Clock,
     core::Core,
     keeper::{Keeper, Kept},
-    limits::VALUES,
-    log::EventLog,
+    limits::{VALUES, WAITING_CHUNK_BYTES},
+    log::{ChunkLog, EventLog},
     rebuild::{ApplyError, Rebuilt},
     registry::{self, Device, Follower},
     services::Services,
     session::Session,
     status::{CallsStatus, Counters, Status, hours_left},
+    uploads::{
+        chunks::Chunks,
+        free,
+        hashing::{self, Jobs, Tender},
+    },
     views::{SledViews, Views, ViewsError},
 };
 
@@ -74,6 +79,43 @@ pub enum OpenError {
     Thread(io::Error),
 }
 
+/// The logs a worker rests on.
+pub struct Logs {
+    /// Of events: the truth.
+    pub events: Arc<dyn EventLog>,
+    /// Of chunks of uploads; without one no uploads are taken.
+    pub chunks: Option<Arc<dyn ChunkLog>>,
+    /// No thread tends the uploads: the owner calls [`Worker::tend_uploads`].
+    pub inline: bool,
+}
+
+impl std::fmt::Debug for Logs {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Logs").field("chunks", &self.chunks.is_some()).finish_non_exhaustive()
+    }
+}
+
+impl Logs {
+    /// Both.
+    #[must_use]
+    pub fn new(events: Arc<dyn EventLog>, chunks: Arc<dyn ChunkLog>) -> Self {
+        Self { events, chunks: Some(chunks), inline: false }
+    }
+}
+
+impl From<Arc<dyn EventLog>> for Logs {
+    fn from(events: Arc<dyn EventLog>) -> Self {
+        Self { events, chunks: None, inline: false }
+    }
+}
+
+impl<L: EventLog + 'static> From<Arc<L>> for Logs {
+    fn from(events: Arc<L>) -> Self {
+        let events: Arc<dyn EventLog> = events;
+        events.into()
+    }
+}
+
 /// The worker. Everything it knows is in its log.
 pub struct Worker {
     pub(crate) config: Config,
@@ -87,7 +129,12 @@ pub struct Worker {
     sessions: AtomicU64,
     /// Bytes that wait for the disk, as the core counted them last.
     waiting: Arc<AtomicUsize>,
+    /// The same of the chunk log.
+    waiting_chunks: Arc<AtomicUsize>,
     durable: watch::Receiver<Durable>,
+    /// Uploads to be hashed from the log.
+    pub(crate) jobs: Arc<Jobs>,
+    _tender: Option<Tender>,
     _keeper: Keeper,
 }
 
@@ -102,44 +149,59 @@ impl Worker {
     /// it is set aside, and they are made from the log alone. Without a folder nothing is kept but the log.
     pub fn open(
         config: Config,
-        log: Arc<dyn EventLog>,
+        logs: impl Into<Logs>,
         views: Option<&Path>,
     ) -> Result<Arc<Self>, OpenError> {
+        let logs = logs.into();
         let (views, rebuilt) = match views {
-            Some(folder) => load(folder, &*log, &config.keep)?,
+            Some(folder) => load(folder, &*logs.events, &config.keep)?,
             None => (None, Rebuilt::new(&config.keep)),
         };
-        Self::start(config, log, views, rebuilt)
+        Self::start(config, logs, views, rebuilt)
     }
 
     /// The same with a store of checkpoints of the caller's. One that can't be read, or is of another log, is an
     /// error: whoever brings a store sets a bad one aside.
     pub fn open_with(
         config: Config,
-        log: Arc<dyn EventLog>,
+        logs: impl Into<Logs>,
         views: Box<dyn Views>,
     ) -> Result<Arc<Self>, OpenError> {
-        let rebuilt = Rebuilt::load_all(&*views, &*log, &config.keep)?.ok_or(ViewsError::Row)?;
-        Self::start(config, log, Some(views), rebuilt)
+        let logs = logs.into();
+        let rebuilt =
+            Rebuilt::load_all(&*views, &*logs.events, &config.keep)?.ok_or(ViewsError::Row)?;
+        Self::start(config, logs, Some(views), rebuilt)
     }
 
     fn start(
         config: Config,
-        log: Arc<dyn EventLog>,
+        logs: Logs,
         views: Option<Box<dyn Views>>,
         mut rebuilt: Rebuilt,
     ) -> Result<Arc<Self>, OpenError> {
         if let Err(why) = name(&config.name) {
             return Err(OpenError::Name { name: config.name, why });
         }
+        let Logs { events: log, chunks, inline } = logs;
         let checkpoint = rebuilt.applied;
         rebuilt.follow(&*log)?;
-        let Rebuilt { tables, registered, values, cursors, .. } = rebuilt;
+        if let Some(chunks) = &chunks {
+            rebuilt.follow_chunks(&**chunks)?;
+        }
+        let Rebuilt { tables, registered, values, cursors, mut uploads, .. } = rebuilt;
+        let waiting_chunks = Arc::new(AtomicUsize::new(0));
+        uploads.chunks = chunks.map(|chunks| Chunks::new(chunks, waiting_chunks.clone()));
+        uploads.freed = true;
+        let tended = !inline && uploads.chunks.is_some();
         let durable = log.durable();
         let waiting = Arc::new(AtomicUsize::new(0));
-        let core = Core::new(log.clone(), tables, registered, values, cursors, waiting.clone());
+        let core =
+            Core::new(log.clone(), tables, registered, values, cursors, uploads, waiting.clone());
         let kept = Arc::new(Kept::new(core, views, checkpoint));
         let keeper = Keeper::start(kept.clone()).map_err(OpenError::Thread)?;
+        let jobs = Arc::new(Jobs::default());
+        let tender = tended.then(|| Tender::start(kept.clone(), jobs.clone()));
+        let tender = tender.transpose().map_err(OpenError::Thread)?;
         let (counters, sessions) = (Counters::default(), AtomicU64::new(0));
         Ok(Arc::new(Self {
             config,
@@ -150,7 +212,10 @@ impl Worker {
             services: Mutex::default(),
             sessions,
             waiting,
+            waiting_chunks,
             durable,
+            jobs,
+            _tender: tender,
             _keeper: keeper,
         }))
     }
@@ -226,6 +291,31 @@ impl Worker {
         let mut core = self.core();
         core.look();
         self.waiting.load(Ordering::Relaxed) < self.config.waiting_bytes
+    }
+
+    /// Is there room for more chunks? Asked by those who send any.
+    #[must_use]
+    pub fn has_room_for_chunks(&self) -> bool {
+        if self.waiting_chunks.load(Ordering::Relaxed) < WAITING_CHUNK_BYTES {
+            return true;
+        }
+        self.core().uploads.look();
+        self.waiting_chunks.load(Ordering::Relaxed) < WAITING_CHUNK_BYTES
+    }
+
+    /// Hashes what was asked for, and gives back space: what a thread does, where the owner did not say
+    /// [`Logs::inline`].
+    pub fn tend_uploads(&self) {
+        while let Some(job) = self.jobs.next() {
+            hashing::run(&self.kept, &job);
+        }
+        free::tend(&self.kept);
+    }
+
+    /// How far the chunk log is on disk, where there is one.
+    #[must_use]
+    pub fn durable_chunks(&self) -> Option<watch::Receiver<Durable>> {
+        self.core().uploads.chunks.as_ref().map(|chunks| chunks.durable.clone())
     }
 
     /// What it says of itself.

@@ -76,10 +76,7 @@ impl Session {
             UploadState::Sealing | UploadState::Aborting => {
                 Err((UNEXPECTED, "SEAL behind SEAL or ABORT"))
             }
-            UploadState::Opening | UploadState::Open if upload.next != seal.size => {
-                self.fault_upload(seal.upload, Code::MISMATCH);
-                Ok(None)
-            }
+            // spec §7.3.1: where the size is not what was sent its worker says so, and forgets the upload.
             UploadState::Opening | UploadState::Open => {
                 upload.state = UploadState::Sealing;
                 Ok(through(message))

@@ -1,0 +1,102 @@
+//! Space comes back: segments of the chunk log in which little is wanted are rewritten, those before the first that is wanted
+//! removed. On the thread that tends uploads.
+//!
+//! The invariant: a chunk is wanted while a blob or an upload rests on it, durable or not, and as long as its freeing is not
+//! durable.
+
+use std::{collections::HashSet, ops::Range, sync::Arc};
+
+use crate::{
+    keeper::Kept,
+    limits::FREE_PERCENT,
+    log::ChunkLog,
+    uploads::{
+        Uploads,
+        view::{Blob, Upload},
+    },
+};
+
+/// What is wanted of the chunk log.
+#[derive(Debug, Default)]
+pub(crate) struct Wanted {
+    /// First and last chunk, and bytes.
+    kept: Vec<(u64, u64, u64)>,
+    /// Chunks from here on are newer than this was asked.
+    horizon: u64,
+}
+
+impl Uploads {
+    /// What is wanted now.
+    pub(crate) fn wanted(&self) -> Wanted {
+        let uploads = self.view.uploads.values().filter_map(Upload::keeps);
+        let blobs = self.view.blobs.values().filter_map(Blob::keeps);
+        let kept = uploads.chain(blobs).chain(self.pending_keeps()).collect();
+        let horizon = self.chunks.as_ref().map_or(0, |chunks| chunks.next);
+        Wanted { kept, horizon }
+    }
+}
+
+impl Wanted {
+    /// About how many bytes of a segment are wanted: chunks of one thing are thought to lie evenly between its first and its
+    /// last.
+    fn bytes_in(&self, segment: &Range<u64>) -> u64 {
+        let part = |&(first, last, bytes): &(u64, u64, u64)| {
+            let from = first.max(segment.start);
+            let to = last.saturating_add(1).min(segment.end);
+            let span = u128::from(last.saturating_sub(first).saturating_add(1));
+            let within = u128::from(bytes) * u128::from(to.saturating_sub(from)) / span;
+            u64::try_from(within).unwrap_or(u64::MAX)
+        };
+        self.kept.iter().map(part).fold(0, u64::saturating_add)
+    }
+
+    /// The first position that is wanted.
+    fn first(&self) -> u64 {
+        self.kept.iter().map(|kept| kept.0).min().unwrap_or(self.horizon).min(self.horizon)
+    }
+}
+
+/// Gives back what was freed, where anything was.
+pub(crate) fn tend(kept: &Kept) {
+    let (log, wanted) = {
+        let mut core = kept.core();
+        core.look();
+        let uploads = &mut core.uploads;
+        if !uploads.freed {
+            return;
+        }
+        let Some(chunks) = &uploads.chunks else { return };
+        let log = chunks.log.clone();
+        // What is not durable yet is looked at again.
+        uploads.freed = uploads.first_pending().is_some();
+        (log, uploads.wanted())
+    };
+    free(&log, &wanted);
+}
+
+fn free(log: &Arc<dyn ChunkLog>, wanted: &Wanted) {
+    let first = wanted.first();
+    let mut freed = 0_u64;
+    match log.remove_before(first) {
+        Ok(bytes) => freed = freed.saturating_add(bytes),
+        Err(error) => tracing::warn!(%error, "segments of chunks are not removed"),
+    }
+    let streams: HashSet<u64> = wanted.kept.iter().map(|kept| kept.0).collect();
+    for (segment, bytes) in log.segments() {
+        let live = wanted.bytes_in(&segment);
+        let little = live.saturating_mul(100) < bytes.saturating_mul(FREE_PERCENT);
+        if segment.end > wanted.horizon || !little {
+            continue;
+        }
+        let rewritten = log.rewrite(segment.start, &mut |record| {
+            record.position.get() >= wanted.horizon || streams.contains(&record.stream)
+        });
+        match rewritten {
+            Ok(bytes) => freed = freed.saturating_add(bytes.unwrap_or(0)),
+            Err(error) => tracing::warn!(%error, "a segment of chunks is not rewritten"),
+        }
+    }
+    if freed > 0 {
+        tracing::info!(bytes = freed, "space of uploads given back");
+    }
+}

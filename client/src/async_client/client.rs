@@ -1,6 +1,6 @@
 //! The client: a handle that is cheap to clone; the connection ends with the last of them.
 
-use std::future::poll_fn;
+use std::future::{Future, poll_fn};
 use std::sync::Arc;
 use std::task::Context;
 use std::time::Duration;
@@ -17,7 +17,8 @@ use super::event::{Event, From, Kind, Receipt};
 use super::inbox::Interest;
 use super::pipe::Seen;
 use super::publish::{Given, Pending, Producer, PublishAll};
-use super::request::Reply;
+use super::request::{Ask, Reply};
+use super::serve::{Answer, Call, Handler, Serving};
 use super::state::{Session, Shared};
 use super::subscription::Subscription;
 use super::upload::{Blob, Upload};
@@ -49,6 +50,7 @@ impl Prepared {
     pub async fn connect(&self) -> Result<Client, Error> {
         let shared = Arc::new(Shared::new(self)?);
         let tasks = TaskTracker::new();
+        shared.runs_on(&shared, &tasks);
         tasks.spawn(driver::run(Arc::clone(&shared), self.clone()));
         tasks.close();
         let client = Client { handle: Arc::new(Handle { shared }), tasks };
@@ -134,8 +136,32 @@ impl Client {
         payload: impl Into<Bytes>,
         wait: Duration,
     ) -> Result<Reply, Error> {
-        let payload = payload.into();
-        super::request::call(&self.handle, service, method, &payload, wait).await
+        let ask = self.ask(service, method).content_type("application/json");
+        ask.payload(payload).within(wait).send().await
+    }
+
+    /// A call with more to say about it: [`Ask::send`] or [`Ask::parts`] makes it.
+    pub fn ask(&self, service: &str, method: &str) -> Ask {
+        Ask::new(&self.handle, service, method)
+    }
+
+    /// Serves: calls to the service come to the handler, at most `window` at once; done when the server has agreed. After a
+    /// reconnect it is served again. As long as nothing is called no task runs for it.
+    ///
+    /// # Errors
+    /// The server refused, or the client is closed.
+    pub async fn serve<H, F>(
+        &self,
+        service: &str,
+        window: u32,
+        handler: H,
+    ) -> Result<Serving, Error>
+    where
+        H: Fn(Call) -> F + Send + Sync + 'static,
+        F: Future<Output = Answer> + Send + 'static,
+    {
+        let handler = Handler(Arc::new(move |call| Box::pin(handler(call))));
+        Serving::begin(&self.handle, service, window, handler).await
     }
 
     /// Sends a file and waits until it is sealed: then all of it is on the server's disk. It goes on by itself when the

@@ -16,10 +16,11 @@ mod gather;
 mod happened;
 mod looking;
 mod sending;
+mod serving;
 mod uploading;
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
@@ -28,6 +29,7 @@ use spile_protocol::id::Run;
 use spile_protocol::session::Limited;
 use spile_protocol::session::device::{Channel, Config, Credential, Device, Growable};
 use spile_protocol::time::{Instant, Millis};
+use tokio_util::task::TaskTracker;
 
 use super::Error;
 use super::builder::{self, Prepared};
@@ -44,6 +46,7 @@ pub(super) use consuming::Part;
 use gather::Gathered;
 pub(super) use sending::Way;
 use sending::Ways;
+use serving::Serves;
 use uploading::Uploads;
 
 /// Events and batches the machine keeps until they are acknowledged.
@@ -114,6 +117,7 @@ pub(super) struct State {
     openings: u64,
     calls: Slab<Asked>,
     looks: Slab<Looked>,
+    serves: Serves,
     uploads: Uploads,
     phase: Phase,
     leaving: Leaving,
@@ -150,6 +154,8 @@ pub(super) struct State {
 #[derive(Debug)]
 pub(super) struct Shared {
     state: Mutex<State>,
+    /// What calls to our services run on.
+    tasks: OnceLock<TaskTracker>,
 }
 
 impl Shared {
@@ -169,7 +175,13 @@ impl Shared {
         config.receipts = prepared.receipts;
         config.greeting = prepared.connect_timeout;
         let state = State::new(Device::new(config, Growable::new(FLIGHTS, WINDOW)));
-        Ok(Self { state: Mutex::new(state) })
+        Ok(Self { state: Mutex::new(state), tasks: OnceLock::new() })
+    }
+
+    /// Calls to our services run there.
+    pub(super) fn runs_on(&self, this: &Arc<Self>, tasks: &TaskTracker) {
+        self.with(|state| state.serves.me = Arc::downgrade(this));
+        self.tasks.get_or_init(|| tasks.clone());
     }
 
     /// Does something with the state, and wakes who is to hear of it.
@@ -178,7 +190,11 @@ impl Shared {
         let result = act(&mut state);
         let driver = if std::mem::take(&mut state.dirty) { state.driver.take() } else { None };
         let wake = std::mem::take(&mut state.wake);
+        let starts = state.serves.take_starts();
         drop(state);
+        if let Some(tasks) = self.tasks.get() {
+            starts.into_iter().for_each(|begun| drop(tasks.spawn(begun.run())));
+        }
         driver.into_iter().chain(wake).for_each(Waker::wake);
         result
     }
@@ -326,6 +342,7 @@ impl State {
             openings: 0,
             calls: Slab::default(),
             looks: Slab::default(),
+            serves: Serves::default(),
             uploads: Uploads::default(),
             phase: Phase::Greeting,
             leaving: Leaving::No,
@@ -374,7 +391,9 @@ impl State {
     fn say(&mut self, out: &mut Vec<u8>, most: usize) -> Option<Error> {
         self.open_uploads();
         self.rejoin_due();
+        self.ask_to_serve();
         out.append(&mut self.said);
+        self.serves.sent(&mut self.wake);
         self.give_back_credit(out);
         let over = self.leave();
         if over.is_none() {
@@ -417,7 +436,8 @@ impl State {
             return Some(self.last_word.clone().unwrap_or_else(|| Refusal::of(code).into()));
         }
         // The server has said goodbye, and owes us nothing more.
-        (self.going && self.device.in_flight().events == 0).then(word)
+        let owes = self.device.in_flight().events > 0 || self.serves.is_busy();
+        (self.going && !owes).then(word)
     }
 
     fn take(&mut self, bytes: &[u8]) -> usize {
@@ -435,7 +455,7 @@ impl State {
             Leaving::No => None,
         };
         let owes = self.owes.then(|| self.gave_back.after(GIVE_BACK_EVERY));
-        let work = self.uploads_due().into_iter().chain(self.groups_due());
+        let work = self.uploads_due().into_iter().chain(self.groups_due()).chain(self.serves.due());
         self.device.poll_timeout().into_iter().chain(leaving).chain(owes).chain(work).min()
     }
 
@@ -453,6 +473,7 @@ impl State {
         self.fail_looks(&Refusal::of(Code::UNAVAILABLE).detail("the connection broke").into());
         self.suspend_subscriptions();
         self.suspend_groups();
+        self.serves.disconnected(&mut self.wake);
         self.suspend_uploads();
         was_open
     }
@@ -490,6 +511,7 @@ impl State {
             asked.failed(why.clone(), &mut self.wake);
         }
         self.fail_looks(why);
+        self.serves.end(why, &mut self.wake);
         self.wake.append(&mut self.opening);
     }
 }

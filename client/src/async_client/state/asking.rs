@@ -1,7 +1,6 @@
 //! Subscriptions and calls: what is asked on a connection, and asked again on the next.
 
 use std::task::{Context, Poll};
-use std::time::Duration;
 
 use spile_protocol::code::Code;
 use spile_protocol::crc;
@@ -16,7 +15,7 @@ use super::super::clock::wall;
 use super::super::error::Refusal;
 use super::super::event::Block;
 use super::super::inbox::{Inbox, Interest, on_the_wire};
-use super::super::request::Asked;
+use super::super::request::{Ask, Asked};
 use super::consuming::member;
 use super::{GIVE_BACK_EVERY, Phase, State};
 
@@ -186,27 +185,27 @@ impl State {
 
 /// Calls.
 impl State {
-    pub(in super::super) fn call(
-        &mut self,
-        service: &str,
-        method: &str,
-        payload: &[u8],
-        wait: Duration,
-    ) -> Result<usize, Error> {
+    pub(in super::super) fn call(&mut self, ask: &Ask) -> Result<usize, Error> {
         self.check()?;
-        id::name(service).map_err(|why| {
+        let Ask { service, method, payload, content_type, .. } = ask;
+        id::name(service.strip_prefix("device/").unwrap_or(service)).map_err(|why| {
             Error::setup("service", format!("{service:?}: {why}"), "correct the name")
         })?;
-        let number = self.calls.insert(Asked::default());
+        let long = |text: &str, most| text.is_empty() || text.len() > most;
+        if long(method, limits::NAME_BYTES) || content_type.len() > limits::CONTENT_TYPE_BYTES {
+            let why = format!("{method:?}, {content_type:?}: 1 to 64 bytes, and 64 at most");
+            return Err(Error::setup("method or content type", why, "correct it"));
+        }
+        let number = self.calls.insert(Asked::new(ask.idempotent));
         let fields = Call {
             request: RequestId(u32::try_from(number).unwrap_or(u32::MAX)),
             service,
             method,
-            remaining_ms: u32::try_from(wait.as_millis()).unwrap_or(u32::MAX),
-            idempotent: false,
-            content_type: "application/json",
+            remaining_ms: u32::try_from(ask.within.as_millis()).unwrap_or(u32::MAX),
+            idempotent: ask.idempotent,
+            content_type,
             caller: "",
-            trace: None,
+            trace: ask.trace,
         };
         let message = Message::Call(Body { fields, payload });
         match self.device.request(&message, crc::of(payload), &mut self.said) {
@@ -257,7 +256,7 @@ impl State {
     pub(super) fn fail_calls(&mut self) {
         let mut forgotten = Vec::new();
         for (number, asked) in self.calls.iter_mut() {
-            asked.failed(Refusal::of(Code::UNKNOWN_OUTCOME).into(), &mut self.wake);
+            asked.cut(&mut self.wake);
             if asked.is_forgotten() {
                 forgotten.push(number);
             }

@@ -11,6 +11,7 @@ use spile_protocol::time::Millis;
 use super::super::clock::wall;
 use super::super::error::Refusal;
 use super::looking::is_look;
+use super::serving::is_serve;
 use super::{Phase, Session, State};
 
 fn lane(id: LaneId) -> usize {
@@ -46,7 +47,12 @@ impl State {
             Event::SubscriptionOpen(credit) => self.subscribed(&credit),
             Event::Settled(settle) => self.settled(&settle),
             Event::Ended(id) => self.subscription_ended(id, None),
+            Event::Reply(reply) if is_serve(reply.fields.request) => {
+                let fields = reply.fields;
+                self.serves_now(fields.request, fields.code, fields.detail);
+            }
             Event::Reply(reply) => self.replied(&reply),
+            Event::Call(call) => self.called(&call),
             Event::Value(value) => self.valued(&value),
             Event::Failed(fault) => self.failed(&fault),
             Event::GoAway(goaway) => self.goes_away(&goaway),
@@ -58,7 +64,7 @@ impl State {
             }
             Event::Stored(opened) => self.uploaded(&opened),
             // Nothing of this client's asks for these.
-            Event::Aborted(_) | Event::Call(_) => {}
+            Event::Aborted(_) => {}
         }
     }
 
@@ -116,6 +122,7 @@ impl State {
         match fault.scope {
             Scope::Subscription(id) => self.subscription_ended(id, Some(refusal)),
             Scope::Request(id) if is_look(id) => self.look_failed(id, refusal),
+            Scope::Request(id) if is_serve(id) => self.serve_failed(id, refusal),
             Scope::Request(id) => self.call_failed(id, refusal),
             Scope::Upload { upload, .. } => self.upload_failed(upload, refusal),
             // A route's events are refused one by one; the others do not come this way.

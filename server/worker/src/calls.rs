@@ -171,6 +171,7 @@ impl Intake<'_> {
         let answer = match (call.service, call.method) {
             ("$status", "get") => Some(self.status()),
             ("$service", "ls") => Some(self.list_services(payload)),
+            ("$trace", "get") => self.trace(now, call, payload).err().map(Err),
             ("$device", method) => self.device(now, request, method, payload).transpose(),
             (service @ ("$upload" | "$blob"), method) => {
                 if self.files_call(now, request, (service, method), payload).is_some() {

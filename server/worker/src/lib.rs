@@ -34,6 +34,7 @@ mod spelling;
 pub mod status;
 mod subscription;
 mod tables;
+mod trace;
 mod turns;
 mod undo;
 mod uploads;

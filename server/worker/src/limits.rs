@@ -60,6 +60,14 @@ pub const REGISTRY_ENTRIES: usize = 1024;
 pub const VALUES: usize = 4 << 20;
 /// Principals with an inbox cursor. At the cap: SETTLE of one more ends its subscription with TOO_MANY.
 pub const CURSORS: usize = 4 << 20;
+/// Positions a search for a trace looks at, from the end back. What lies before is said to be missing.
+pub const TRACE_POSITIONS: u64 = 8 << 20;
+/// Positions of one of its windows.
+pub const TRACE_WINDOW: u64 = 64 << 10;
+/// Records it looks at before others have their turn.
+pub const TRACE_TURN: usize = 8192;
+/// Steps it tells; with more the answer is partial.
+pub const TRACE_STEPS: usize = 256;
 /// How long a look-up waits at most; one that asks for longer waits so long.
 pub const WAIT_MS: u32 = 60_000;
 /// Entries of one page of a listing, at most. spec §9.3

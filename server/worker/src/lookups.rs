@@ -29,6 +29,7 @@ use crate::{
     said::{Said, no_value},
     slab::Ix,
     tables::{Stream, scoped},
+    trace::Search,
     values::{Value, key_and_topic, named},
     worker::Worker,
 };
@@ -92,6 +93,7 @@ struct Page {
 pub(crate) enum Lookup {
     Waiting(Box<Waiting>),
     Telling(Telling),
+    Trace(Box<Search>),
 }
 
 impl Asked {
@@ -243,7 +245,7 @@ impl Lookup {
     /// Is there anything a poll would do, when the log is durable up to `end`?
     pub(crate) fn ready(&self, end: u64) -> bool {
         match self {
-            Self::Telling(_) => true,
+            Self::Telling(_) | Self::Trace(_) => true,
             Self::Waiting(waiting) => match waiting.state {
                 Following::Look => true,
                 Following::Coming(gate) => waiting.late || end >= gate,
@@ -254,7 +256,7 @@ impl Lookup {
 
     pub(crate) fn waits_for_disk(&self) -> bool {
         match self {
-            Self::Telling(_) => false,
+            Self::Telling(_) | Self::Trace(_) => false,
             Self::Waiting(waiting) => matches!(waiting.state, Following::Coming(_)),
         }
     }
@@ -277,7 +279,11 @@ impl Lookup {
 
     /// Is its time over? Wakes the task when it is.
     pub(crate) fn poll_late(&mut self, cx: &mut Context<'_>) -> bool {
-        let Self::Waiting(waiting) = self else { return false };
+        let waiting = match self {
+            Self::Waiting(waiting) => waiting,
+            Self::Trace(search) => return search.poll_late(cx),
+            Self::Telling(_) => return false,
+        };
         let now_late = !waiting.late && waiting.deadline.as_mut().poll(cx).is_ready();
         waiting.late |= now_late;
         now_late
@@ -287,7 +293,7 @@ impl Lookup {
     pub(crate) fn stream(&self) -> Option<Ix<Stream>> {
         match self {
             Self::Waiting(waiting) => Some(waiting.stream),
-            Self::Telling(_) => None,
+            Self::Telling(_) | Self::Trace(_) => None,
         }
     }
 
@@ -325,6 +331,13 @@ impl Lookup {
         match self {
             Self::Telling(telling) => telling.turn(worker, room, said, sink),
             Self::Waiting(_) => Turn::Waits,
+            Self::Trace(search) => {
+                if search.turn(worker, said, sink) {
+                    Turn::Done
+                } else {
+                    Turn::NoRoom
+                }
+            }
         }
     }
 }

@@ -4,6 +4,7 @@
 #[path = "../e2e/mod.rs"]
 mod e2e;
 mod spile;
+mod state;
 
 use std::{
     io::Write,

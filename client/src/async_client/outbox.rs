@@ -395,11 +395,6 @@ impl Outbox {
         wake.append(&mut self.waiting_for_room);
     }
 
-    /// How many numbers have not ended.
-    pub(super) const fn in_flight(&self) -> u64 {
-        self.in_flight
-    }
-
     /// How many of a lane's have not.
     pub(super) fn in_flight_of(&self, lane: usize) -> u64 {
         self.lanes.get(lane).map_or(0, |lane| lane.waiting)

@@ -415,10 +415,6 @@ impl State {
         if self.phase != Phase::Open || self.now >= since.after(LEAVING) {
             return Some(Error::Closed);
         }
-        // What the machine holds and nobody waits for was refused with its lane: it would never be settled.
-        if self.outbox.in_flight() == 0 && !self.device.is_settled() {
-            return Some(Error::Closed);
-        }
         if !told && self.gathered.is_empty() {
             self.device.close();
             self.leaving = Leaving::Asked { since, told: true };

@@ -209,6 +209,26 @@ async fn a_key_that_is_not_ours_is_refused_and_other_keys_go_on() {
 }
 
 #[tokio::test]
+async fn what_was_refused_with_its_lane_is_not_sent_again_when_the_key_is_allowed_later() {
+    let server = Server::start().await;
+    let client = connected(&server).await;
+    let events = (0..20).map(|n| Event::new("t/a", format!("refused {n}")).key("forbidden"));
+    let mut refusals = client.publish_all(events);
+    while let Some(outcome) = patient(refusals.next()).await {
+        assert_eq!(refused(&outcome.unwrap_err()), Code::FORBIDDEN);
+    }
+    server.world.allows_all.store(true, Ordering::Relaxed);
+    server.world.cut();
+    // It comes back, and whoever was told of a refusal may publish again.
+    patient(client.publish(Event::new("t/a", "mine"))).await.unwrap();
+    while patient(client.publish(Event::new("t/a", "again").key("forbidden"))).await.is_err() {}
+    let stored = server.world.log();
+    let payloads: Vec<_> = stored.iter().map(|event| event.payload.as_slice()).collect();
+    assert_eq!(payloads, [&b"mine"[..], b"again"]);
+    patient(client.close()).await;
+}
+
+#[tokio::test]
 async fn a_wrong_key_and_a_server_that_is_not_there_are_told_apart_at_once() {
     let mut server = Server::start().await;
     let error = patient(server.client().device_key("tester", [8; 32]).connect()).await.unwrap_err();

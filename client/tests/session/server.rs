@@ -213,7 +213,7 @@ impl Connection {
                 if key == "away" && self.world.away.load(Ordering::Relaxed) {
                     return self.close_for_a_while(lane, first);
                 }
-                if key == "forbidden" {
+                if key == "forbidden" && !self.world.allows_all.load(Ordering::Relaxed) {
                     let scope = Scope::Lane { lane, expected: first };
                     return self.say(&Message::Fault(Fault {
                         code: Code::FORBIDDEN,
@@ -332,9 +332,17 @@ impl Connection {
                     detail: "",
                 }));
             }
-            other @ (Decision::Gap { .. } | Decision::Malformed) => {
-                panic!("{other:?} {key} {first:?}")
+            Decision::Gap { expected } => {
+                let scope = Scope::Lane { lane, expected };
+                return self.say(&Message::Fault(Fault {
+                    code: Code::OUT_OF_ORDER,
+                    scope,
+                    retry: true,
+                    retry_after_ms: 0,
+                    detail: "",
+                }));
             }
+            Decision::Malformed => panic!("{key} {first:?}"),
         };
         let stale = matches!(extras.expect, Some(Expect::Version(Version(wanted))) if wanted != self.world.version(&key));
         let mut last = first.0 + skip as u64 - 1;

@@ -38,6 +38,8 @@ pub struct World {
     pub cut: Notify,
     /// Takes events, and does not say so.
     pub silent: AtomicBool,
+    /// The key `forbidden` is allowed after all.
+    pub allows_all: AtomicBool,
     /// Closes lanes of the key `away` for a while.
     pub away: AtomicBool,
     pub connections: AtomicU64,

@@ -38,6 +38,9 @@ impl State {
             }
             Event::LaneClosed { lane: id, code, expected: _, retry_after_ms } => {
                 if retry_after_ms.is_none() {
+                    // Their callers are told: should the key be allowed later, they are not sent again.
+                    let abandoned = self.device.abandon_lane(id);
+                    debug_assert!(abandoned.is_ok(), "{abandoned:?}");
                     self.lane_refused(lane(id), Refusal::of(code));
                 } else {
                     self.ways.closed(lane(id));

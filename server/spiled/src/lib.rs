@@ -7,6 +7,7 @@ pub mod certs;
 pub mod cli;
 pub mod clock;
 pub mod config;
+pub mod counts;
 pub mod data;
 pub mod door;
 pub mod durable;

@@ -13,6 +13,7 @@ use tokio::task::spawn_blocking;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::Durability;
+use crate::counts::Counts;
 use crate::durable;
 use crate::health::{Colour, Health};
 use crate::start::Room;
@@ -63,6 +64,8 @@ impl Store {
             tell(&room.health, kept.fact, recovered);
             room.tasks.spawn(watch(room.clone(), kept.clone()));
         }
+        let counts = Counts(Arc::downgrade(&store.worker));
+        room.metrics.register(|registry| registry.register_collector(Box::new(counts)));
         Ok(store)
     }
 

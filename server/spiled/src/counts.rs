@@ -1,0 +1,48 @@
+//! A worker's counters, as Prometheus reads them: what its status says, taken when it is asked.
+//!
+//! Invariant: being read keeps no worker alive; its log ends when its store is closed.
+
+use std::sync::Weak;
+
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
+use prometheus_client::metrics::MetricType;
+use prometheus_client::metrics::counter::ConstCounter;
+use prometheus_client::metrics::gauge::ConstGauge;
+use spile_worker::Worker;
+
+/// The counters of a worker that may be gone.
+#[derive(Debug)]
+pub struct Counts(pub Weak<Worker>);
+
+fn gauge(n: usize) -> i64 {
+    i64::try_from(n).unwrap_or(i64::MAX)
+}
+
+impl Collector for Counts {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
+        let Some(worker) = self.0.upgrade() else { return Ok(()) };
+        let status = worker.status();
+        for (name, help, value) in [
+            ("spile_worker_streams", "Streams that have events", status.streams),
+            ("spile_worker_values", "Latest events of kept topics", status.values),
+            ("spile_worker_waiting_bytes", "Bytes that wait for the disk", status.waiting_bytes),
+        ] {
+            let gauge = ConstGauge::new(gauge(value));
+            gauge.encode(encoder.encode_descriptor(name, help, None, MetricType::Gauge)?)?;
+        }
+        for (name, help, value) in [
+            ("spile_worker_events", "Events handed to the log", status.events),
+            ("spile_worker_voids", "Numbers refused for good", status.voids),
+            ("spile_worker_duplicates", "Numbers that came again", status.duplicates),
+            ("spile_worker_delivered", "Events delivered", status.delivered),
+            ("spile_worker_commits", "Commits of the log", status.commits),
+            ("spile_worker_found", "Look-ups that found something", status.found),
+            ("spile_worker_missed", "Look-ups that found nothing new enough", status.missed),
+        ] {
+            let counter = ConstCounter::new(value);
+            counter.encode(encoder.encode_descriptor(name, help, None, MetricType::Counter)?)?;
+        }
+        Ok(())
+    }
+}

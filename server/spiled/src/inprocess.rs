@@ -109,7 +109,7 @@ pub fn registry(room: &Room, worker: &Arc<Worker>) -> Arc<Copy> {
     let learn = {
         let copy = Arc::clone(&copy);
         move |part: spile_worker::registry::Copy| {
-            let spile_worker::registry::Copy { upto, whole, devices } = part;
+            let spile_worker::registry::Copy { upto, whole, devices, .. } = part;
             // The time is no matter: a copy that never gets old is fresh once it is there.
             copy.learn(
                 Millis(0),

@@ -180,6 +180,7 @@ impl Intake<'_> {
                 let detail = format!("{service} {method} is not offered");
                 return self.refuse_request(request, &detail);
             }
+            ("$group" | "$dlq", _) => return self.ask_groups(call, payload),
             (service, method) => {
                 let detail = format!("{service} {method} is not offered");
                 return self.refuse_request(request, &detail);

@@ -14,6 +14,7 @@ use spile_protocol::{
 
 use crate::{
     core::Core,
+    groups,
     inbox::CursorRows,
     rebuild::Rebuilt,
     record::VoidTail,
@@ -115,6 +116,7 @@ pub(crate) struct Copied {
     values: ValueRows,
     cursors: CursorRows,
     files: FileRows,
+    groups: groups::Rows,
     time_ms: u64,
     applied: u64,
 }
@@ -133,6 +135,10 @@ impl Copied {
         copied.values = core.values.changed_rows();
         copied.cursors = core.cursors.changed_rows();
         copied.files = files;
+        copied.groups = core.groups.take_rows();
+        let (gone, defined) = core.registered.take_group_rows();
+        copied.groups.removed.extend(gone);
+        copied.groups.rows.extend(defined);
         for ix in changed.streams {
             if let Some(stream) = tables.streams.get_mut(ix) {
                 stream.dirty = false;
@@ -167,6 +173,8 @@ impl Copied {
         copied.values = core.values.all_rows();
         copied.cursors = core.cursors.all_rows();
         copied.files = files;
+        copied.groups = core.groups.all_rows();
+        copied.groups.rows.extend(core.registered.group_rows());
         copied.streams =
             tables.streams.iter().map(|(ix, stream)| (ix, stream_row(stream))).collect();
         for (ix, run) in tables.runs.iter() {
@@ -192,6 +200,7 @@ impl Copied {
             values: ValueRows::default(),
             cursors: CursorRows::default(),
             files: FileRows::default(),
+            groups: groups::Rows::default(),
             time_ms: 0,
             applied: 0,
         }
@@ -216,7 +225,8 @@ impl Copied {
                 numbers.voids.retain(|void| void.number.0 <= lane.last);
             }
         }
-        self.applied = core.before.front().map_or(core.next, |before| before.from);
+        // Views without a way back hold what is durable, and the tables were taken back to the same.
+        self.applied = core.settled;
         if let Some((at, time_ms)) = core.uploads.first_pending() {
             (self.applied, self.time_ms) = (self.applied.min(at), self.time_ms.min(time_ms));
         }
@@ -255,12 +265,14 @@ impl Copied {
         rows.extend(self.values.rows(row::VALUE));
         rows.extend(self.cursors.rows(row::CURSOR));
         rows.extend(self.files.rows);
+        rows.extend(self.groups.rows);
         rows.sort_unstable();
         let removed = forgotten.iter().flat_map(|Forgotten { principal, run }| {
             [row::RUN, row::NUMBERS].map(|kind| run_key(kind, *run, principal))
         });
         let removed = removed.chain(self.values.removed(row::VALUE));
-        let removed = removed.chain(self.files.removed).collect();
+        let removed = removed.chain(self.files.removed);
+        let removed = removed.chain(self.groups.removed).collect();
         Changes { removed, rows, applied }
     }
 }
@@ -334,6 +346,13 @@ impl Rebuilt {
             row::DEVICE => {
                 let device = serde_json::from_slice(value).map_err(|_| BadRow)?;
                 self.registered.load(device);
+                Ok(())
+            }
+            groups::row::GROUP | groups::row::MARK | groups::row::LETTER => {
+                match groups::defined(kind, name, value)? {
+                    Some((end, defined)) => self.registered.load_group(end, defined),
+                    None => self.groups.load_row(kind, name, value)?,
+                }
                 Ok(())
             }
             row::CURSOR => self.cursors.load_row(name, value),

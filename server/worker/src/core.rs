@@ -15,6 +15,7 @@ use bytes::{Bytes, BytesMut};
 use spile_log::{Append, AppendError, Durable, NEW_STREAM, State};
 use spile_protocol::{
     code::Code,
+    crc,
     id::{Number, Run, Version},
     session::producer::{Decision, decide},
 };
@@ -22,6 +23,7 @@ use tokio::sync::watch;
 
 use crate::{
     bell::Bell,
+    groups::view::Groups,
     inbox::Cursors,
     log::EventLog,
     record::{self, VoidTail},
@@ -87,6 +89,9 @@ pub(crate) struct Core {
     pub(crate) values: Values,
     pub(crate) cursors: Cursors,
     pub(crate) uploads: Uploads,
+    pub(crate) groups: Groups,
+    /// Up to here the log was durable when it was looked at last, and the views hold that.
+    pub(crate) settled: u64,
     /// Sessions that wait for edges to keep a change of the registry.
     pub(crate) confirmers: Vec<Weak<Bell>>,
 }
@@ -125,6 +130,8 @@ impl Core {
             values,
             cursors,
             uploads,
+            groups: Groups::default(),
+            settled: end.get(),
             confirmers: Vec::new(),
         }
     }
@@ -184,6 +191,7 @@ impl Core {
         self.values.cut(end);
         self.cursors.cut(end);
         self.cut_uploads(end);
+        self.groups.cut(end);
         self.look();
         self.begin();
         Refusal { end, code }
@@ -354,6 +362,16 @@ impl Core {
             payload_crc: 0,
         });
         Some(())
+    }
+
+    /// Puts a record that is in no stream and changes no table in the call: it takes the time of the one before it.
+    pub(crate) fn put_bare(&mut self, kind: u8, head: Bytes, payload: Bytes) {
+        let payload_crc = crc::of(&payload);
+        let time_ms = self.tables.time_ms.max(1);
+        let (positions, stream, version, prev) = (1, 0, 0, 0);
+        let append =
+            Append { kind, positions, time_ms, stream, version, prev, head, payload, payload_crc };
+        self.push(append);
     }
 
     /// What a subscription has to know of a stream to read on.

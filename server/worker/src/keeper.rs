@@ -72,6 +72,7 @@ impl Kept {
         let changed = &core.tables.changed;
         let rows = changed.streams.len() + changed.runs.len() + changed.producers.len();
         let rows = rows + core.values.changed() + core.cursors.changed() + core.uploads.changed();
+        let rows = rows + core.groups.dirty();
         let end = core.durable.borrow().end.get();
         (rows, end.saturating_sub(self.applied.load(Ordering::Relaxed)))
     }

@@ -13,6 +13,7 @@ mod calls;
 mod checkpoint;
 mod clock;
 mod core;
+pub mod groups;
 mod inbox;
 mod intake;
 mod joined;
@@ -34,6 +35,7 @@ mod spelling;
 pub mod status;
 mod subscription;
 mod tables;
+mod time_of_day;
 mod trace;
 mod turns;
 mod undo;
@@ -49,5 +51,6 @@ pub use self::{
     rebuild::ApplyError,
     session::{Polled, Session, attach_of},
     status::{Counters, Status},
+    time_of_day::TimeOfDay,
     worker::{Config, Logs, OpenError, Worker},
 };

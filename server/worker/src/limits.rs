@@ -139,3 +139,40 @@ pub const CHUNK_CHECKPOINT_BYTES: usize = 1 << 30;
 pub const FREE_PERCENT: u64 = 50;
 /// How often the thread that tends uploads looks whether space can be given back.
 pub const TEND_MS: u64 = 1000;
+/// Groups of one deployment. At the cap: create is answered TOO_MANY.
+pub const GROUPS: usize = 4096;
+/// Groups the registry remembers, removed ones too. At the cap the one that was removed longest ago is forgotten.
+pub const GROUPS_KNOWN: usize = 16_384;
+/// Keys of a group with something outstanding, on one worker. At the cap the group reads no further until some are done,
+/// and `show` says so.
+pub const GROUP_KEYS: usize = 1 << 17;
+/// Dead letters of a group on one worker. At the cap the group reads no further until some are replayed or dropped.
+pub const GROUP_LETTERS: usize = 1 << 20;
+/// Places of a group where its floor may stand. At the cap every second is forgotten: the floor moves in larger steps.
+pub const GROUP_PLACES: usize = 4096;
+/// Keys of a group that are read through their stream's index at once. At the cap the one used longest ago is closed.
+pub const GROUP_READERS: usize = 64;
+/// Bytes of one key that are read ahead.
+pub const READ_KEY_BYTES: usize = 16 * 1024;
+/// A floor that moved so many positions is recorded, with or without a settlement.
+pub const GROUP_FLOOR_EVERY: u64 = 65_536;
+/// Keys that are far behind and get marks of their own at once, where too many others need theirs.
+pub const GROUP_LAGGARDS: usize = 1024;
+/// Bytes of entries in one SETTLED; more go into further ones.
+pub const GROUP_RECORD_BYTES: usize = 64 * 1024;
+/// Settlements of one member that were not looked at. At the cap its session ends with TOO_FAST.
+pub const GROUP_SETTLES: usize = 16_384;
+/// Deliveries a member is handed before others that would take some have their turn.
+pub const GROUP_TURN: u32 = 16;
+/// Calls about groups of one session that wait. At the cap: the next is answered BUSY.
+pub const GROUP_ASKED: usize = 64;
+/// Groups of one page of a listing, at most.
+pub const PAGE_GROUPS: usize = 1000;
+/// Dead letters of one page of a listing, at most.
+pub const PAGE_LETTERS: usize = 1000;
+/// The most attempts a group may allow.
+pub const ATTEMPTS: u32 = 1000;
+/// The longest backoff a group may have: a week.
+pub const BACKOFF_MS: u64 = 7 * 24 * 3600 * 1000;
+/// The longest time a group may allow for settling: a day.
+pub const SETTLE_WITHIN_MS: u64 = 24 * 3600 * 1000;

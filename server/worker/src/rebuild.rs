@@ -8,6 +8,7 @@ use spile_log::{ReadError, Record};
 use spile_protocol::code::Code;
 
 use crate::{
+    groups::{definition, view::Groups},
     inbox::{self, Cursors},
     limits::READ_BYTES,
     log::{ChunkLog, EventLog},
@@ -29,6 +30,7 @@ pub(crate) struct Rebuilt {
     pub(crate) uploads: Uploads,
     /// One past the last position of the chunk log that was applied.
     pub(crate) chunks: u64,
+    pub(crate) groups: Groups,
     /// One past the last position that was applied; 0 for nothing.
     pub(crate) applied: u64,
 }
@@ -136,7 +138,9 @@ impl Rebuilt {
             let form = |_| ApplyError::Form { at };
             let (prefix, tail) = record::split(&record.head).map_err(form)?;
             let names = Names::parse(prefix).map_err(form)?;
-            if record.kind == kind::CURSOR {
+            if matches!(record.kind, kind::GROUP | kind::SETTLED) {
+                self.groups.apply(record).map_err(form)?;
+            } else if record.kind == kind::CURSOR {
                 self.cursor(record, &names, inbox::parse_cursor(tail).map_err(form)?);
             } else {
                 let tail = Tail::parse(record.kind, tail, &record.payload).map_err(form)?;
@@ -176,6 +180,11 @@ impl Rebuilt {
         }
         tables.mark_stream(ix);
         self.values.stored(record, names, tail);
+        if (names.tenant, names.key, names.topic) == (TENANT, KEY, definition::TOPIC)
+            && let Ok(defined) = serde_json::from_slice(&record.payload)
+        {
+            self.registered.apply_group(record.end().get(), defined);
+        }
         if (names.tenant, names.key, names.topic) == (TENANT, KEY, TOPIC)
             && let Ok(device) = serde_json::from_slice::<Device>(&record.payload)
         {

@@ -22,6 +22,10 @@ pub mod kind {
     pub const BATCH: u8 = 2;
     /// Numbers that were refused for good; in no stream.
     pub const VOID: u8 = 3;
+    /// A durable group, as it is known here; in no stream.
+    pub const GROUP: u8 = 4;
+    /// What a group's members settled; in no stream.
+    pub const SETTLED: u8 = 5;
     /// How far a principal has worked off its inbox; in no stream.
     pub const CURSOR: u8 = 6;
     /// An upload was opened; in no stream. record §11

@@ -14,7 +14,15 @@ use spile_log::Durable;
 use spile_protocol::id::Role;
 use tokio::sync::watch;
 
-use crate::worker::Worker;
+use crate::{
+    checkpoint::Row,
+    groups::{
+        definition::Defined,
+        {defined_key, defined_row},
+    },
+    limits::GROUPS_KNOWN,
+    worker::Worker,
+};
 
 /// The key whose events the registry is.
 pub const KEY: &str = "$registry";
@@ -107,7 +115,7 @@ pub fn unhex(text: &str) -> Option<[u8; 32]> {
 }
 
 /// Tenant and name.
-type Name = (String, String);
+pub(crate) type Name = (String, String);
 
 /// What is registered.
 #[derive(Debug)]
@@ -116,10 +124,14 @@ pub(crate) struct Registered {
     devices: BTreeMap<Name, (u64, Device)>,
     /// On its way to the disk: the position behind each, and what it will be.
     coming: VecDeque<(u64, Device)>,
-    /// The position behind the last record that changed `devices`.
+    /// Groups as they are defined, in the same way; removed ones too.
+    groups: BTreeMap<Name, (u64, Defined)>,
+    groups_coming: VecDeque<(u64, Defined)>,
+    /// The position behind the last record that changed any of it.
     upto: u64,
     /// What changed since the last checkpoint.
     dirty: Vec<Name>,
+    groups_dirty: Vec<Name>,
     /// The position behind the last record that was put: who follows waits for the log to be durable up to it.
     put: watch::Sender<u64>,
     /// Who follows, and up to where each has it.
@@ -139,8 +151,11 @@ impl Default for Registered {
         Self {
             devices: BTreeMap::new(),
             coming: VecDeque::new(),
+            groups: BTreeMap::new(),
+            groups_coming: VecDeque::new(),
             upto: 0,
             dirty: Vec::new(),
+            groups_dirty: Vec::new(),
             put: watch::Sender::new(0),
             followers: Vec::new(),
         }
@@ -169,10 +184,15 @@ impl Registered {
         while let Some((end, device)) = self.coming.pop_front_if(|coming| coming.0 <= durable) {
             self.apply(end, device);
         }
+        while let Some((end, group)) = self.groups_coming.pop_front_if(|coming| coming.0 <= durable)
+        {
+            self.apply_group(end, group);
+        }
     }
 
     pub(crate) fn cut(&mut self, end: u64) {
         while self.coming.pop_back_if(|coming| coming.0 > end).is_some() {}
+        while self.groups_coming.pop_back_if(|coming| coming.0 > end).is_some() {}
     }
 
     /// As it will be when all that is on its way is durable.
@@ -213,7 +233,72 @@ impl Registered {
 
     /// The position behind the newest record, durable or not.
     pub(crate) fn latest(&self) -> u64 {
-        self.coming.back().map_or(self.upto, |coming| coming.0)
+        let device = self.coming.back().map_or(self.upto, |coming| coming.0);
+        self.groups_coming.back().map_or(device, |coming| coming.0.max(device))
+    }
+
+    /// A group's definition, as it stands in the log.
+    pub(crate) fn apply_group(&mut self, end: u64, defined: Defined) {
+        self.upto = self.upto.max(end);
+        let name = (defined.tenant.clone(), defined.name.clone());
+        self.groups_dirty.push(name.clone());
+        self.groups.insert(name, (end, defined));
+        // At the cap the removed group that is gone longest is forgotten: edges that were away so long keep it.
+        while self.groups.len() > GROUPS_KNOWN
+            && let Some(oldest) = self.oldest_removed()
+        {
+            self.groups.remove(&oldest);
+            self.groups_dirty.push(oldest);
+        }
+    }
+
+    fn oldest_removed(&self) -> Option<Name> {
+        let removed = self.groups.iter().filter(|(_, (_, defined))| defined.removed);
+        removed.min_by_key(|(_, (end, _))| *end).map(|(name, _)| name.clone())
+    }
+
+    /// It was appended, and counts once the log is durable up to `end`.
+    pub(crate) fn put_group(&mut self, end: u64, defined: Defined) {
+        self.groups_coming.push_back((end, defined));
+        self.put.send_replace(end);
+    }
+
+    /// A group as it will be when all that is on its way is durable.
+    pub(crate) fn newest_group(&self, name: &Name) -> Option<&Defined> {
+        let of = |defined: &Defined| defined.tenant == name.0 && defined.name == name.1;
+        let coming = self.groups_coming.iter().rev().map(|(_, it)| it).find(|it| of(it));
+        coming.or_else(|| self.groups.get(name).map(|(_, defined)| defined))
+    }
+
+    /// Groups that are not removed.
+    pub(crate) fn groups(&self) -> usize {
+        let live = self.groups.values().filter(|(_, defined)| !defined.removed);
+        live.count() + self.groups_coming.len()
+    }
+
+    fn groups_since(&self, seen: Option<u64>) -> Vec<Defined> {
+        let changed = self.groups.values().filter(|(end, _)| seen.is_none_or(|seen| *end > seen));
+        changed.map(|(_, defined)| defined.clone()).collect()
+    }
+
+    /// All definitions of groups, as rows.
+    pub(crate) fn group_rows(&self) -> Vec<Row> {
+        self.groups.values().filter_map(|(end, defined)| defined_row(*end, defined)).collect()
+    }
+
+    /// Those that changed since the last checkpoint; and the keys of those that are no more.
+    pub(crate) fn take_group_rows(&mut self) -> (Vec<Vec<u8>>, Vec<Row>) {
+        let mut names = std::mem::take(&mut self.groups_dirty);
+        names.sort_unstable();
+        names.dedup();
+        let gone = names.iter().filter(|name| !self.groups.contains_key(*name)).map(defined_key);
+        let of = |name| self.groups.get(name).and_then(|(end, it)| defined_row(*end, it));
+        (gone.collect(), names.iter().filter_map(of).collect())
+    }
+
+    /// What a checkpoint wrote.
+    pub(crate) fn load_group(&mut self, end: u64, defined: Defined) {
+        self.groups.insert((defined.tenant.clone(), defined.name.clone()), (end, defined));
     }
 
     /// All that was loaded rests on positions before this one.
@@ -251,6 +336,8 @@ pub struct Copy {
     pub whole: bool,
     /// What changed, or all.
     pub devices: Vec<Device>,
+    /// The same of groups; removed ones say so.
+    pub groups: Vec<Defined>,
 }
 
 /// Follows the registry: whole first, then what changes, as it becomes durable.
@@ -290,8 +377,9 @@ impl Follower {
             Some(told) if upto > told => registered.since(told),
             Some(_) => return None,
         };
+        let groups = registered.groups_since(self.told);
         let whole = self.told.replace(upto).is_none();
-        Some(Copy { upto, whole, devices })
+        Some(Copy { upto, whole, devices, groups })
     }
 
     /// The whole copy first, then each change when it is durable. Nothing is lost when the wait is dropped.

@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use spile_protocol::{
     code::Code,
-    id::{self, RequestId},
+    id::{self, RequestId, SubscriptionId},
     limits,
     message::{
         Body, Credit, End, From, Message, Outcome, Scope, Settle, Source as Asked, Subscribe,
@@ -12,6 +12,7 @@ use spile_protocol::{
 };
 
 use crate::{
+    groups::member::{Joins, Member, Settling},
     inbox::FILTER,
     intake::Intake,
     limits::{WINDOW_BYTES, WINDOW_EVENTS},
@@ -99,6 +100,13 @@ impl Intake<'_> {
     fn subscribe(&mut self, subscribe: &Subscribe<'_>) {
         let id = subscribe.subscription;
         let gate = self.core.next;
+        if let Asked::Group { name, max_events, max_bytes } = subscribe.source {
+            let limits = (max_events, max_bytes);
+            if let Err(Refused { code, detail }) = self.join_group(subscribe, name, limits) {
+                self.desk.said(gate, Said::fault(code, Scope::Subscription(id), detail));
+            }
+            return;
+        }
         match self.wanted(subscribe) {
             Ok(wanted) => self.desk.subscriptions.push(Subscription::new(wanted)),
             Err(Refused { code, detail }) => {
@@ -107,15 +115,44 @@ impl Intake<'_> {
         }
     }
 
-    fn wanted(&mut self, subscribe: &Subscribe<'_>) -> Result<Wanted, Refused> {
-        let id = subscribe.subscription;
-        let taken = self.desk.subscription(id).is_some();
+    fn free_number(&mut self, id: SubscriptionId) -> Result<(), Refused> {
+        let taken = self.desk.subscription(id).is_some() || self.desk.groups.member(id).is_some();
         if taken {
             return Err(refused(Code::CONFLICT, "the subscription's number is in use"));
         }
-        if self.desk.subscriptions.len() >= limits::SUBSCRIPTIONS as usize {
+        let open = self.desk.subscriptions.len() + self.desk.groups.members.len();
+        if open >= limits::SUBSCRIPTIONS as usize {
             return Err(refused(Code::TOO_MANY, ""));
         }
+        Ok(())
+    }
+
+    fn join_group(
+        &mut self,
+        subscribe: &Subscribe<'_>,
+        name: &str,
+        (max_events, max_bytes): (u32, u32),
+    ) -> Result<(), Refused> {
+        let id = subscribe.subscription;
+        self.free_number(id)?;
+        self.core.look();
+        let tenant = &self.desk.who.tenant;
+        let (name, group) = self
+            .core
+            .groups
+            .find(tenant, name)
+            .ok_or(refused(Code::NOT_FOUND, "there is no such group"))?;
+        let window = kept(subscribe.events, subscribe.bytes);
+        let joins = Joins { id, window, max_events, max_bytes, live: subscribe.live };
+        let (name, shared, bell) = (name.clone(), group.shared.clone(), self.desk.bell.clone());
+        let member = Member::new(joins, self.worker.number(), name, shared, bell);
+        self.desk.groups.members.push(member);
+        Ok(())
+    }
+
+    fn wanted(&mut self, subscribe: &Subscribe<'_>) -> Result<Wanted, Refused> {
+        let id = subscribe.subscription;
+        self.free_number(id)?;
         let window = kept(subscribe.events, subscribe.bytes);
         let until = (!subscribe.live).then(|| self.core.look().end.get());
         let (mut version, mut inbox) = (0, None);
@@ -201,7 +238,14 @@ impl Intake<'_> {
         if self.settle_inbox(now, settle) {
             return;
         }
-        let Settle { subscription, delivery, outcome, .. } = *settle;
+        let Settle { subscription, delivery, outcome, events, reason } = *settle;
+        if let Some(member) = self.desk.groups.member(subscription) {
+            let settling = Settling { delivery, outcome, events, reason: reason.to_owned() };
+            if !member.settle(settling) {
+                self.desk.bell.send_away(Code::TOO_FAST);
+            }
+            return;
+        }
         let Some(subscription) = self.desk.subscription(subscription) else { return };
         match outcome {
             Outcome::Seen | Outcome::Done | Outcome::Reject | Outcome::Retry { .. } => {
@@ -215,12 +259,16 @@ impl Intake<'_> {
         let window = kept(credit.events, credit.bytes);
         if let Some(subscription) = self.desk.subscription(id) {
             subscription.set_window(window);
+        } else if let Some(member) = self.desk.groups.member(id) {
+            member.set_window(window);
         }
     }
 
     fn end(&mut self, end: &End) {
         if let Some(subscription) = self.desk.subscription(end.subscription) {
             subscription.end();
+        } else if let Some(member) = self.desk.groups.member(end.subscription) {
+            member.end();
         }
     }
 }

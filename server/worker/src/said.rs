@@ -88,6 +88,25 @@ impl Said {
         Self::Fault { code, scope, detail: detail.to_owned() }
     }
 
+    /// What is said instead, where the record it rests on is not stored: a settlement did not count (spec §8.3.5).
+    pub(crate) fn as_lost(self) -> Self {
+        match self {
+            Self::Settled { subscription, delivery, events, .. } => {
+                Self::Settled { subscription, delivery, outcome: Outcome::Seen, events }
+            }
+            Self::Reply { request, .. } => Self::fault(
+                Code::UNKNOWN_OUTCOME,
+                Scope::Request(request),
+                "the log does not take it",
+            ),
+            other @ (Self::Fault { .. }
+            | Self::Credit { .. }
+            | Self::End(_)
+            | Self::Refused { .. }
+            | Self::Version { .. }) => other,
+        }
+    }
+
     /// The request this answers, if it does.
     #[must_use]
     pub(crate) fn request(&self) -> Option<RequestId> {

@@ -27,6 +27,7 @@ use crate::{
     bell::Bell,
     calls::Confirm,
     core::{Attached, Core},
+    groups::polling::Part,
     inbox,
     intake::Intake,
     limits::{RETRY_BUSY_MS, RETRY_DISK_MS},
@@ -120,6 +121,8 @@ pub(crate) struct Desk {
     pub(crate) calling: Option<Box<Calling>>,
     /// Uploads it writes, blobs it reads.
     pub(crate) files: Files,
+    /// Its part in groups.
+    pub(crate) groups: Part,
     /// The bell was heard, and who watches a stream has not looked yet.
     heard: bool,
 }
@@ -191,6 +194,7 @@ impl Session {
             confirms: Vec::new(),
             calling: None,
             files: Files::default(),
+            groups: Part::default(),
             heard: false,
         };
         Self { worker, desk, lacked_room: AtomicBool::new(false), moved, chunks_moved: None }
@@ -237,10 +241,12 @@ impl Session {
         self.seal_whole(end);
         let worker = &self.worker;
         self.desk.answer_confirms(worker, end);
+        let generation = self.desk.generation;
         let Desk {
             subscriptions,
             lookups,
             files,
+            groups,
             scoped,
             who,
             answers,
@@ -274,6 +280,7 @@ impl Session {
         for subscription in &mut *subscriptions {
             more |= subscription.poll(worker, who, (end, room), &mut said, sink);
         }
+        more |= groups.poll(worker, (who, generation), (end, room), (answers, &mut said), sink);
         subscriptions.retain(|subscription| {
             let Some(last) = subscription.over() else { return true };
             if let Some(stream) = subscription.stream() {
@@ -334,6 +341,7 @@ impl Session {
             || desk.files.ready(durable.end.get())
             || desk.lookups.iter().any(|one| one.ready(durable.end.get()))
             || desk.subscriptions.iter().any(|one| one.ready(durable.end.get()))
+            || desk.groups.ready(&self.worker, durable.end.get())
     }
 
     fn waits_for_disk(&self) -> bool {
@@ -343,6 +351,7 @@ impl Session {
             || self.desk.files.waits_for_events()
             || self.desk.lookups.iter().any(Lookup::waits_for_disk)
             || self.desk.subscriptions.iter().any(Subscription::waits_for_disk)
+            || self.desk.groups.waits_for_disk()
     }
 
     /// Is there room again, where there was none?
@@ -368,6 +377,7 @@ impl Session {
         let late = lookups.map(|one| one.poll_late(cx)).fold(late, |late, one| late || one);
         let calling = self.desk.calling.as_mut();
         let called = calling.is_some_and(|calling| calling.poll_ready(&self.worker, cx));
+        let late = self.desk.groups.poll_due(&self.worker, cx) || late;
         if late || called || self.has_something() || self.found_room() {
             return Poll::Ready(());
         }
@@ -427,6 +437,7 @@ impl Drop for Session {
             core.release_stream(stream, &desk.bell);
         }
         drop(core);
+        desk.groups.leave(&self.worker);
         self.worker.counters.sessions.sub(1);
     }
 }
@@ -485,6 +496,8 @@ impl Desk {
                         // It did not count: whoever reads begins again behind what did.
                         if let Some(subscription) = self.subscription(subscription) {
                             subscription.fail(code, "the settlement is not stored");
+                        } else {
+                            self.said(end, said.as_lost());
                         }
                     } else {
                         self.said(end, *said);

@@ -118,3 +118,13 @@ impl Spelling {
         (self.new_key, self.new_topic, self.new_kind) = (false, false, false);
     }
 }
+
+/// The trace of a record's first event, by its names. spec §5.5.5
+pub(crate) fn trace_of(names: &Names<'_>, number: Number, given: Option<Trace>) -> Trace {
+    given.unwrap_or_else(|| Trace::made(names.trace_base, crc::of(names.key.as_bytes()), number))
+}
+
+/// A trace's id, in 32 hexadecimal digits.
+pub(crate) fn trace_text(trace: &Trace) -> String {
+    format!("{:032x}", u128::from_be_bytes(trace.id))
+}

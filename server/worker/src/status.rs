@@ -49,6 +49,12 @@ pub struct Counters {
     pub delivered_bytes: Counter,
     /// Links that are up.
     pub links: Counter,
+    /// Events of groups handed out again.
+    pub redelivered: Counter,
+    /// Events of groups that were done.
+    pub settled: Counter,
+    /// Events of groups that died.
+    pub died: Counter,
     /// GETs that found something.
     pub found: Counter,
     /// GETs that found nothing, or nothing that is new enough.
@@ -145,6 +151,18 @@ pub struct Status {
     pub duplicates: u64,
     /// Events delivered since the start.
     pub delivered: u64,
+    /// Durable groups.
+    pub groups: usize,
+    /// Their events handed out and not settled.
+    pub in_flight: u64,
+    /// Their dead letters.
+    pub dead: usize,
+    /// Their events handed out again since the start.
+    pub redelivered: u64,
+    /// Their events that were done since the start.
+    pub settled: u64,
+    /// Their events that died since the start.
+    pub died: u64,
     /// Commits of the log, each one write and one sync, since the start.
     pub commits: u64,
     /// Segments of the log.

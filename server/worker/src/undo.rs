@@ -69,6 +69,8 @@ impl Core {
         self.values.settle(end);
         self.cursors.settle(end);
         self.uploads.settle(end);
+        self.groups.settle(end);
+        self.settled = end;
     }
 
     fn mark(&mut self, before: &Before) {
@@ -86,6 +88,7 @@ impl Core {
         self.values.cut(end);
         self.cursors.cut(end);
         self.cut_uploads(end);
+        self.groups.cut(end);
         self.generation = generation;
         if self.cuts.len() >= CUTS
             && let Some(oldest) = self.cuts.pop_front()

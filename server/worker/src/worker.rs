@@ -28,6 +28,7 @@ use crate::{
     services::Services,
     session::Session,
     status::{CallsStatus, Counters, Status, hours_left},
+    time_of_day::TimeOfDay,
     uploads::{
         chunks::Chunks,
         free,
@@ -48,12 +49,20 @@ pub struct Config {
     pub waiting_bytes: usize,
     /// Filters of topics whose latest event is kept.
     pub keep: Vec<String>,
+    /// What time it is.
+    pub clock: TimeOfDay,
 }
 
 impl Default for Config {
     fn default() -> Self {
         let keep = vec!["state/#".to_owned()];
-        Self { name: "worker".to_owned(), slots: [0xff; 32], waiting_bytes: 4 << 20, keep }
+        Self {
+            name: "worker".to_owned(),
+            slots: [0xff; 32],
+            waiting_bytes: 4 << 20,
+            keep,
+            clock: TimeOfDay::Wall,
+        }
     }
 }
 
@@ -188,15 +197,16 @@ impl Worker {
         if let Some(chunks) = &chunks {
             rebuilt.follow_chunks(&**chunks)?;
         }
-        let Rebuilt { tables, registered, values, cursors, mut uploads, .. } = rebuilt;
+        let Rebuilt { tables, registered, values, cursors, groups, mut uploads, .. } = rebuilt;
         let waiting_chunks = Arc::new(AtomicUsize::new(0));
         uploads.chunks = chunks.map(|chunks| Chunks::new(chunks, waiting_chunks.clone()));
         uploads.freed = true;
         let tended = !inline && uploads.chunks.is_some();
         let durable = log.durable();
         let waiting = Arc::new(AtomicUsize::new(0));
-        let core =
+        let mut core =
             Core::new(log.clone(), tables, registered, values, cursors, uploads, waiting.clone());
+        core.groups = groups;
         let kept = Arc::new(Kept::new(core, views, checkpoint));
         let keeper = Keeper::start(kept.clone()).map_err(OpenError::Thread)?;
         let jobs = Arc::new(Jobs::default());
@@ -237,14 +247,19 @@ impl Worker {
     /// (principal, run) stays, an older one is sent away.
     #[must_use]
     pub fn attach(self: &Arc<Self>, attach: &Attach<'_>) -> Session {
-        let number = self.sessions.fetch_add(1, Ordering::Relaxed);
+        let number = self.number();
         Session::attach(self.clone(), attach, number)
+    }
+
+    /// A number no session or member had.
+    pub(crate) fn number(&self) -> u64 {
+        self.sessions.fetch_add(1, Ordering::Relaxed)
     }
 
     /// Follows the registry for an edge: a whole copy, then changes. Only the worker of its slot has one to follow.
     #[must_use]
     pub fn follow_registry(self: &Arc<Self>, edge: &str) -> Option<Follower> {
-        let number = self.sessions.fetch_add(1, Ordering::Relaxed);
+        let number = self.number();
         self.has_registry().then(|| Follower::new(self.clone(), number, edge))
     }
 
@@ -342,6 +357,7 @@ impl Worker {
             ));
         }
         let tables = &core.tables;
+        let (groups, in_flight, dead) = core.groups.counts();
         Status {
             calls: self.calls(),
             worker: self.config.name.clone(),
@@ -363,6 +379,12 @@ impl Worker {
             voids: self.counters.voids.get(),
             duplicates: self.counters.duplicates.get(),
             delivered: self.counters.delivered_events.get(),
+            groups,
+            in_flight,
+            dead,
+            redelivered: self.counters.redelivered.get(),
+            settled: self.counters.settled.get(),
+            died: self.counters.died.get(),
             commits: health.commits,
             segments: health.segments,
             log_bytes: health.segment_bytes,

@@ -128,6 +128,9 @@ pub struct Delivered {
     pub payload: Bytes,
     /// How many events the delivery had.
     pub block: u32,
+    /// Which delivery of the session, and which attempt it is.
+    pub delivery: u64,
+    pub attempt: u32,
 }
 
 pub struct Client {
@@ -464,6 +467,8 @@ fn take(
                     position: deliver.position.0 + n,
                     payload: Bytes::copy_from_slice(payload),
                     block: deliver.lengths.count(),
+                    delivery: *deliveries,
+                    attempt: deliver.attempt,
                 }));
             }
         }

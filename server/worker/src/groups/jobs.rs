@@ -1,0 +1,176 @@
+//! Calls that read the log: how many events match between two places. A step a poll, so that others have their turn.
+
+use std::collections::VecDeque;
+
+use spile_protocol::{code::Code, id::RequestId};
+
+use crate::{
+    groups::{
+        calls::{Answered, Not, Outcome, answered, dry, json, not, seek, shown, unknown},
+        cursor::Matcher,
+        definition::{Definition, Place},
+        live::Stored,
+        member::Turn,
+        view::Name,
+    },
+    limits::READ_BYTES,
+    log::Read,
+    said::Said,
+    worker::Worker,
+};
+
+/// Counts what matches from one position to another.
+pub(crate) struct Count {
+    matcher: Matcher,
+    reader: Box<dyn Read>,
+    from: u64,
+    to: u64,
+    pub(crate) events: u64,
+}
+
+impl Count {
+    pub(crate) fn new(worker: &Worker, name: &Name, filter: &str, (from, to): (u64, u64)) -> Self {
+        let matcher = Matcher::new(&name.0, filter);
+        Self { matcher, reader: worker.log.read(from), from, to, events: 0 }
+    }
+
+    /// Where a definition would begin here; `None` where it says nothing of this worker.
+    pub(crate) fn target(worker: &Worker, definition: &Definition) -> Result<Option<u64>, Not> {
+        let at = match definition.from.on(worker.name()) {
+            Some(Place::Start) => worker.log.start(),
+            Some(Place::End) => worker.core().next,
+            Some(Place::Time(time_ms)) => {
+                let at = worker.position_at(time_ms);
+                at.map_err(|_| not(Code::CORRUPT, "the log can't be read"))?
+            }
+            Some(Place::At(position)) if position < worker.log.start() => {
+                return Err(not(Code::GONE, "the position is not kept any more"));
+            }
+            Some(Place::At(position)) => position,
+            Some(Place::Elsewhere) | None => return Ok(None),
+        };
+        Ok(Some(at))
+    }
+
+    /// Reads on; true when it is done.
+    fn step(&mut self) -> Result<bool, Not> {
+        let mut records = VecDeque::new();
+        let more = self.from < self.to && {
+            let more = self.reader.next(READ_BYTES, &mut records);
+            more.map_err(|_| not(Code::CORRUPT, "the log can't be read"))?
+        };
+        for record in records {
+            let (at, end) = (record.position.get().max(self.from), record.end().get().min(self.to));
+            if at < end && self.matcher.matches(&record) {
+                self.events += end - at;
+            }
+            self.from = self.from.max(record.end().get());
+        }
+        Ok(!more)
+    }
+}
+
+/// What is done when it is counted.
+enum Then {
+    Show { created: Option<Stored> },
+    Seek { definition: Box<Definition>, to: Option<u64>, dry_run: bool },
+}
+
+/// A call that takes more than one look.
+pub(crate) struct Job {
+    request: RequestId,
+    name: Name,
+    then: Then,
+    count: Option<Count>,
+}
+
+impl Job {
+    /// Shows a group, once all of it was counted; one that was just made, once it is durable.
+    pub(crate) fn show(request: RequestId, name: Name, created: Option<Stored>) -> Outcome {
+        let then = Then::Show { created };
+        Outcome::Later(Box::new(Self { request, name, then, count: None }))
+    }
+
+    pub(crate) fn seek(
+        request: RequestId,
+        name: Name,
+        definition: Definition,
+        to: Option<u64>,
+        dry_run: bool,
+    ) -> Self {
+        let then = Then::Seek { definition: Box::new(definition), to, dry_run };
+        Self { request, name, then, count: None }
+    }
+
+    /// Goes on; the answer, where it is done.
+    pub(crate) fn step(&mut self, turn: Turn<'_>) -> Option<(Option<Stored>, Said)> {
+        let answer = match self.go_on(turn) {
+            Ok(false) => return None,
+            Ok(true) => self.answer(turn),
+            Err(why) => Err(why),
+        };
+        Some(answered(self.request, answer))
+    }
+
+    fn go_on(&mut self, turn: Turn<'_>) -> Result<bool, Not> {
+        if let Then::Show { created: Some(stored) } = &self.then
+            && (turn.end < stored.gate)
+        {
+            return Ok(false);
+        }
+        if self.count.is_none() {
+            self.count = self.begin(turn)?;
+        }
+        let Some(count) = &mut self.count else { return Ok(true) };
+        let done = count.step()?;
+        if done && let Then::Show { .. } = self.then {
+            let (events, to) = (count.events, count.to);
+            self.counted(turn, events, to);
+        }
+        Ok(done)
+    }
+
+    fn begin(&self, turn: Turn<'_>) -> Result<Option<Count>, Not> {
+        let mut core = turn.worker.core();
+        core.look();
+        let (_, group) =
+            core.groups.find(&self.name.0, &self.name.1).ok_or_else(|| unknown(&self.name.1))?;
+        let (filter, floor, shared) =
+            (group.definition.filter.clone(), group.floor, group.shared.clone());
+        drop(core);
+        let range = match &self.then {
+            Then::Show { .. } => {
+                let mut live = shared.live();
+                live.follow(turn.worker, &self.name, &shared);
+                (live.counted_to(), turn.end)
+            }
+            Then::Seek { to: Some(to), .. } => (floor.min(*to), floor.max(*to)),
+            Then::Seek { to: None, .. } => return Ok(None),
+        };
+        Ok(Some(Count::new(turn.worker, &self.name, &filter, range)))
+    }
+
+    fn counted(&self, turn: Turn<'_>, events: u64, to: u64) {
+        let shared = {
+            let core = turn.worker.core();
+            core.groups.find(&self.name.0, &self.name.1).map(|(_, group)| group.shared.clone())
+        };
+        if let Some(shared) = shared {
+            shared.live().note_counted(events, to);
+        }
+    }
+
+    fn answer(&mut self, turn: Turn<'_>) -> Answered {
+        let events = self.count.as_ref().map_or(0, |count| count.events);
+        match &mut self.then {
+            Then::Show { .. } => {
+                let shown = shown(turn.worker, &self.name);
+                Ok((None, json(&shown.ok_or_else(|| unknown(&self.name.1))?)?))
+            }
+            Then::Seek { dry_run: true, .. } => dry(turn, &self.name, events),
+            Then::Seek { definition, .. } => {
+                seek(turn, &self.name, Definition::clone(definition), events)
+            }
+        }
+    }
+}

@@ -13,10 +13,7 @@
 
 mod support;
 
-use std::{
-    collections::BTreeMap,
-    sync::{Arc, Mutex},
-};
+use std::{collections::BTreeMap, sync::Arc};
 
 use bytes::Bytes;
 use spile_log::{
@@ -29,38 +26,8 @@ use spile_protocol::{
     message::{Batch, Event, Extras, Lengths, Message},
     time::Millis,
 };
-use spile_worker::{
-    EventLog, Worker,
-    views::{Views, ViewsError},
-};
-use support::{Client, Delivered, Kept, NOW, Told, config};
-
-/// A store of checkpoints in memory.
-#[derive(Clone, Default)]
-struct Shelf(Arc<Mutex<(Rows, u64)>>);
-
-type Rows = BTreeMap<Vec<u8>, Vec<u8>>;
-
-impl Views for Shelf {
-    fn load(&self, each: &mut dyn FnMut(&[u8], &[u8]) -> bool) -> Result<u64, ViewsError> {
-        let shelf = self.0.lock().unwrap();
-        let good = shelf.0.iter().all(|(key, value)| each(key, value));
-        if good { Ok(shelf.1) } else { Err(ViewsError::Row) }
-    }
-
-    fn store(
-        &mut self,
-        removed: &[Vec<u8>],
-        rows: Vec<(Vec<u8>, Vec<u8>)>,
-        applied: u64,
-    ) -> Result<(), ViewsError> {
-        let mut shelf = self.0.lock().unwrap();
-        shelf.0.retain(|key, _| !removed.iter().any(|prefix| key.starts_with(prefix)));
-        shelf.0.extend(rows);
-        shelf.1 = applied;
-        Ok(())
-    }
-}
+use spile_worker::{EventLog, Worker};
+use support::{Client, Delivered, Kept, NOW, Shelf, Told, config};
 
 const KEYS: [&str; 3] = ["a", "ab", "b"];
 const TOPICS: [&str; 4] = ["state/x", "state/xy", "state/y", "telemetry/t"];

@@ -24,7 +24,7 @@ use spile_protocol::{
     message::{Outcome, Scope, Source},
 };
 use spile_worker::{EventLog, Worker};
-use support::{Client, Told, config, log, open};
+use support::{Client, Shelf, Told, config, log, open};
 
 /// Somebody who sends to the inbox of `pump`: lane 1, topics `inbox/set`, `inbox/ask`, and one that is none.
 fn sender(worker: &Arc<Worker>, run: u8) -> Client {
@@ -159,6 +159,7 @@ struct World {
     random: Random,
     disk: SimDisk,
     log: Log,
+    shelf: Shelf,
     worker: Arc<Worker>,
     office: Client,
     pump: Client,
@@ -175,7 +176,7 @@ struct World {
     next: u64,
 }
 
-fn start(disk: &SimDisk) -> (Log, Arc<Worker>) {
+fn start(disk: &SimDisk, shelf: &Shelf) -> (Log, Arc<Worker>) {
     let options = Options {
         segment_bytes: 32 << 10,
         reserve_bytes: 0,
@@ -186,20 +187,22 @@ fn start(disk: &SimDisk) -> (Log, Arc<Worker>) {
     };
     let (log, _) = Log::open(Arc::new(disk.clone()), options).unwrap();
     let shared: Arc<dyn EventLog> = Arc::new(log.clone());
-    (log, Worker::open(config(), shared, None).unwrap())
+    (log, Worker::open_with(config(), shared, Box::new(shelf.clone())).unwrap())
 }
 
 impl World {
     fn new(seed: u64) -> Self {
         let mut random = Random::new(seed);
         let disk = SimDisk::new(random.choose(u64::MAX));
-        let (log, worker) = start(&disk);
+        let shelf = Shelf::default();
+        let (log, worker) = start(&disk, &shelf);
         let (office, pump) = (sender(&worker, 1), reader(&worker, 1));
         let (handed, asked) = (Vec::new(), std::collections::HashMap::new());
         Self {
             random,
             disk,
             log,
+            shelf,
             worker,
             office,
             pump,
@@ -228,7 +231,8 @@ impl World {
             30..50 => drop(self.log.pump()),
             50..70 => self.poll(),
             70..90 => self.settle(),
-            90..96 => self.again(),
+            90..93 => self.again(),
+            93..96 => self.worker.checkpoint(),
             _ => self.restart(),
         }
     }
@@ -299,7 +303,7 @@ impl World {
         } else {
             self.disk.power_loss(&mut self.random)
         };
-        (self.log, self.worker) = start(&self.disk);
+        (self.log, self.worker) = start(&self.disk, &self.shelf);
         self.run = self.run.wrapping_add(1);
         self.office = sender(&self.worker, self.run);
         self.sent = 0;
@@ -332,6 +336,12 @@ impl World {
         let handed =
             self.handed.last().map_or(self.answered, |(version, events)| version + events - 1);
         assert_eq!(handed, stored, "all that is stored and not done was handed out");
+        let before = self.worker.dump();
+        let log: Arc<dyn EventLog> = Arc::new(self.log.clone());
+        let anew = Worker::open(config(), log.clone(), None).unwrap();
+        assert_eq!(anew.dump(), before, "from the log alone");
+        let kept = Worker::open_with(config(), log, Box::new(self.shelf.clone())).unwrap();
+        assert_eq!(kept.dump(), before, "from the last checkpoint");
     }
 }
 
@@ -358,7 +368,7 @@ fn whatever_happens_nothing_is_skipped_and_nothing_done_comes_again() {
 
 #[test]
 fn done_is_not_answered_before_it_is_durable() {
-    let (log, worker) = start(&SimDisk::new(7));
+    let (log, worker) = start(&SimDisk::new(7), &Shelf::default());
     let mut office = sender(&worker, 1);
     office.event(0, 1, b"x");
     while log.pump() {}

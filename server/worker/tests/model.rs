@@ -15,7 +15,7 @@ mod support;
 
 use std::{
     collections::{BTreeMap, HashMap, VecDeque},
-    sync::{Arc, Mutex},
+    sync::Arc,
 };
 
 use spile_log::{
@@ -27,41 +27,8 @@ use spile_protocol::{
     id::Version,
     message::{Expect, Source},
 };
-use spile_worker::{
-    EventLog, Polled, Worker,
-    views::{Views, ViewsError},
-};
-use support::{Client, Delivered, Told, config};
-
-/// A store of checkpoints in memory.
-#[derive(Clone, Default)]
-struct Shelf(Arc<Mutex<(Rows, u64)>>);
-
-type Rows = BTreeMap<Vec<u8>, Vec<u8>>;
-
-impl Views for Shelf {
-    fn load(&self, each: &mut dyn FnMut(&[u8], &[u8]) -> bool) -> Result<u64, ViewsError> {
-        let shelf = self.0.lock().unwrap();
-        if shelf.0.iter().all(|(key, value)| each(key, value)) {
-            Ok(shelf.1)
-        } else {
-            Err(ViewsError::Row)
-        }
-    }
-
-    fn store(
-        &mut self,
-        removed: &[Vec<u8>],
-        rows: Vec<(Vec<u8>, Vec<u8>)>,
-        applied: u64,
-    ) -> Result<(), ViewsError> {
-        let mut shelf = self.0.lock().unwrap();
-        shelf.0.retain(|key, _| !removed.iter().any(|prefix| key.starts_with(prefix)));
-        shelf.0.extend(rows);
-        shelf.1 = applied;
-        Ok(())
-    }
-}
+use spile_worker::{EventLog, Polled, Worker};
+use support::{Client, Delivered, Shelf, Told, config};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Fate {

@@ -65,7 +65,8 @@ fn state_is_read_back_after_a_restart_too_and_what_is_not_there_is_not_found() {
     assert_eq!(keys(&["state", "ls"]), ["pump-1", "pump-10"]);
     assert_eq!(keys(&["state", "ls", "pump-1"]), ["pump-1"]);
     assert_eq!(keys(&["state", "ls", "--prefix", "pump-1"]), ["pump-1", "pump-10"]);
-    assert_eq!(server.metric("spile_worker_values"), 3, "what expired is there until it is swept");
+    // What expired may be there until it is swept.
+    assert!((2..=3).contains(&server.metric("spile_worker_values")));
     assert!(server.metric("spile_worker_found_total") >= 3);
     assert!(server.metric("spile_worker_missed_total") >= 4);
     assert_eq!(server.end(Signal::TERM).code(), Some(0));

@@ -8,7 +8,11 @@
     reason = "a test"
 )]
 
-use std::{path::Path, sync::Arc};
+use std::{
+    collections::BTreeMap,
+    path::Path,
+    sync::{Arc, Mutex},
+};
 
 use bytes::Bytes;
 use spile_log::{Log, Options, RealDisk};
@@ -23,7 +27,10 @@ use spile_protocol::{
     },
     time::Millis,
 };
-use spile_worker::{Config, Polled, Session, Worker, attach_of};
+use spile_worker::{
+    Config, Polled, Session, Worker, attach_of,
+    views::{Views, ViewsError},
+};
 
 pub const NOW: Millis = Millis(1_700_000_000_000);
 pub const ROOM: usize = 1 << 20;
@@ -473,5 +480,32 @@ fn take(
             }
         }
         other => panic!("a worker said {other:?}"),
+    }
+}
+
+/// A store of checkpoints in memory.
+#[derive(Clone, Default)]
+pub struct Shelf(Arc<Mutex<(Rows, u64)>>);
+
+type Rows = BTreeMap<Vec<u8>, Vec<u8>>;
+
+impl Views for Shelf {
+    fn load(&self, each: &mut dyn FnMut(&[u8], &[u8]) -> bool) -> Result<u64, ViewsError> {
+        let shelf = self.0.lock().unwrap();
+        let good = shelf.0.iter().all(|(key, value)| each(key, value));
+        if good { Ok(shelf.1) } else { Err(ViewsError::Row) }
+    }
+
+    fn store(
+        &mut self,
+        removed: &[Vec<u8>],
+        rows: Vec<(Vec<u8>, Vec<u8>)>,
+        applied: u64,
+    ) -> Result<(), ViewsError> {
+        let mut shelf = self.0.lock().unwrap();
+        shelf.0.retain(|key, _| !removed.iter().any(|prefix| key.starts_with(prefix)));
+        shelf.0.extend(rows);
+        shelf.1 = applied;
+        Ok(())
     }
 }

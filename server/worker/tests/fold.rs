@@ -104,7 +104,8 @@ impl World {
             50..70 => drop(self.log.pump()),
             70..80 => self.now.0 += self.random.choose(40),
             80..90 => self.check(),
-            90..94 => self.worker.checkpoint(),
+            90..93 => self.worker.checkpoint(),
+            93..96 => self.fill_the_disk(),
             _ => self.restart(),
         }
     }
@@ -141,17 +142,40 @@ impl World {
         self.publisher.session.intake().message(self.now, number, &message, &payload, crc);
     }
 
+    /// What is published on a full disk is cut off again; whoever published comes back as another.
+    fn fill_the_disk(&mut self) {
+        let used: usize = self.disk.files().iter().map(|(_, content)| content.len()).sum();
+        let room = self.random.choose(2048);
+        self.disk.set_capacity(used as u64 + room);
+        for _ in 0..self.random.choose(30) {
+            self.publish();
+            if self.random.choose(3) == 0 {
+                self.log.pump();
+            }
+        }
+        while self.log.pump() {}
+        self.check();
+        self.disk.set_capacity(u64::MAX);
+        self.log.tend();
+        self.come_back();
+    }
+
+    fn come_back(&mut self) {
+        self.run = self.run.wrapping_add(1);
+        self.publisher = publisher(&self.worker, self.run);
+        self.numbers = [0; 3];
+    }
+
     fn restart(&mut self) {
+        self.disk.set_capacity(u64::MAX);
         self.disk = if self.roll(2) == 0 {
             self.disk.kill()
         } else {
             self.disk.power_loss(&mut self.random)
         };
         let (log, worker) = start(&self.disk, &self.shelf);
-        self.run = self.run.wrapping_add(1);
-        self.publisher = publisher(&worker, self.run);
-        self.numbers = [0; 3];
         (self.log, self.worker) = (log, worker);
+        self.come_back();
     }
 
     /// Everything that is durable, in order.
@@ -259,7 +283,7 @@ fn whatever_happens_state_is_the_fold_of_the_log() {
     if let Some(seed) = number("SPILE_SEED") {
         return run(seed, 300);
     }
-    for seed in 0..number("SPILE_SEEDS").unwrap_or(60) {
+    for seed in 0..number("SPILE_SEEDS").unwrap_or(30) {
         run(seed, 300);
     }
 }

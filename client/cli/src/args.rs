@@ -3,6 +3,7 @@
 //! Values are checked here by [`crate::value`]; whether flags go together is checked by each command, once, before it
 //! connects. Help texts carry an example each.
 
+mod calling;
 mod consuming;
 mod files;
 mod state;
@@ -12,6 +13,7 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 
+pub(crate) use calling::{BenchCall, CallArgs, ServeArgs, ServiceCommand};
 pub(crate) use consuming::{
     Consume, Dlq, DlqDrop, DlqReplay, Group, GroupCreate, GroupSeek, Letters,
 };
@@ -38,6 +40,9 @@ Examples, one a command:
   spile upload trace.bin --key pump-7
   spile download 05-1a2b -o trace.bin
   spile blob ls trace
+  spile call jobs start report --timeout 5s
+  spile serve jobs --exec ./job.sh --parallel 4
+  spile service ls
   spile status
   spile doctor
   spile device add sensor-7 --device-key --out ./sensor-7
@@ -134,6 +139,13 @@ pub(crate) enum Command {
         after_help = "Examples:\n  spile blob ls trace --json\n  spile blob rm 05-1a2b"
     )]
     Blob(Blob),
+    /// Ask a service or a device, and print its answer
+    Call(CallArgs),
+    /// Answer calls: a command is run for each
+    Serve(ServeArgs),
+    /// See who serves what
+    #[command(subcommand)]
+    Service(ServiceCommand),
     /// Tell the server's health, rates and what it holds
     Status,
     /// Check the way to the server, step by step, with a remedy where it is bad
@@ -353,6 +365,11 @@ pub(crate) enum Bench {
         after_help = "Example:\n  spile bench upload --connections 32 --size 1MiB --count 1000"
     )]
     Upload(BenchUpload),
+    /// Call a service and await the answers
+    #[command(
+        after_help = "Example:\n  spile bench call --connections 4 --window 16 --duration 10s"
+    )]
+    Call(BenchCall),
 }
 
 /// How long a measurement goes on.

@@ -48,9 +48,11 @@ impl Exit {
             Code::INVALID => Self::Usage,
             Code::NOT_FOUND => Self::NotFound,
             Code::CORRUPT => Self::Corrupt,
-            Code::UNAVAILABLE | Code::TIMED_OUT | Code::SHUTDOWN | Code::DEADLINE => {
-                Self::Unreachable
-            }
+            Code::UNAVAILABLE
+            | Code::TIMED_OUT
+            | Code::SHUTDOWN
+            | Code::DEADLINE
+            | Code::BREAKER_OPEN => Self::Unreachable,
             _ if code.class() == Class::YourRight => Self::Refused,
             _ => Self::Failed,
         }

@@ -95,6 +95,7 @@ async fn until_stopped(
             | Command::Consume(_)
             | Command::Inbox(_)
             | Command::Upload(_)
+            | Command::Serve(_)
             | Command::Bench(_)
     );
     tokio::select! {
@@ -128,6 +129,9 @@ async fn perform(
         Command::Upload(args) => command::upload::run(&args, typed, output).await,
         Command::Download(args) => command::download::run(&args, typed, output).await,
         Command::Blob(blob) => command::blob::run(&blob, typed, output).await,
+        Command::Call(args) => command::call::run(&args, typed, output).await,
+        Command::Serve(args) => command::serve::run(&args, typed, output).await,
+        Command::Service(service) => command::service::run(&service, typed, output).await,
         Command::Status => command::status::run(typed, output).await,
         Command::Doctor => command::doctor::run(typed, output).await,
         Command::Device(device) => command::device::run(&device, typed, output).await,

@@ -9,3 +9,4 @@ pub(crate) mod header;
 pub(crate) mod moment;
 pub(crate) mod place;
 pub(crate) mod size;
+pub(crate) mod trace;

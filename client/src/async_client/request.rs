@@ -157,6 +157,13 @@ impl Parts {
         poll_fn(|cx| self.poll_next(cx)).await
     }
 
+    /// Has all of the answer come that there is?
+    #[must_use]
+    pub fn is_whole(&self) -> bool {
+        let number = self.number;
+        self.handle.shared.with(|state| state.asked(number).is_some_and(|asked| asked.is_whole()))
+    }
+
     fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Reply, Error>>> {
         if self.over {
             return Poll::Ready(None);
@@ -264,6 +271,10 @@ impl Asked {
 
     pub(super) const fn is_forgotten(&self) -> bool {
         self.forgotten
+    }
+
+    fn is_whole(&self) -> bool {
+        self.parts.is_empty() && self.outcome == Some(Ok(()))
     }
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Reply, Error>>> {

@@ -3,6 +3,7 @@
 //! What figures are measured with, so it does little itself: no allocation, clock or counter an event, all connections
 //! on one thread. A connection is a client of its own with a run of its own.
 
+mod call;
 mod histogram;
 mod publish;
 mod sessions;
@@ -38,6 +39,7 @@ pub(crate) async fn run(
         Bench::Subscribe(args) => subscribe::run(args, typed, output).await?,
         Bench::Sessions(args) => sessions::run(args, typed, output).await?,
         Bench::Upload(args) => upload::run(args, typed, output).await?,
+        Bench::Call(args) => call::run(args, typed, output).await?,
     };
     output.result(&measured.report(), Report::line)
 }

@@ -8,7 +8,7 @@
 
 use std::collections::VecDeque;
 
-use bytes::{BufMut, BytesMut};
+use bytes::BytesMut;
 use spile_log::Record;
 use spile_protocol::{crc, id::Number, limits, message::Extras};
 
@@ -32,8 +32,8 @@ pub(crate) struct Joined {
     pub(crate) payload: Vec<u8>,
     pub(crate) lengths: Vec<usize>,
     pub(crate) payload_crc: u32,
-    /// The head the next record must have.
-    head: BytesMut,
+    /// The tail the next record must have.
+    tail: BytesMut,
 }
 
 impl Joined {
@@ -92,11 +92,11 @@ impl Joined {
             return false;
         }
         let Ok((prefix, _)) = record::split(&first.head) else { return false };
+        let Some((begin, end)) = next.head.split_at_checked(prefix.len()) else { return false };
         let number = Number(tail.number.0.saturating_add(behind));
-        self.head.clear();
-        self.head.put_slice(prefix);
+        self.tail.clear();
         let written =
-            record::put_event(&mut self.head, tail.time_ms, number, &Extras::default()).is_ok();
-        written && *self.head == *next.head
+            record::put_event(&mut self.tail, tail.time_ms, number, &Extras::default()).is_ok();
+        written && *self.tail == *end && begin == prefix
     }
 }

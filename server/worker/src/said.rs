@@ -89,7 +89,7 @@ impl Said {
     }
 
     /// What is said instead, where the record it rests on is not stored: a settlement did not count (spec §8.3.5).
-    pub(crate) fn as_lost(self) -> Self {
+    pub(crate) fn into_lost(self) -> Self {
         match self {
             Self::Settled { subscription, delivery, events, .. } => {
                 Self::Settled { subscription, delivery, outcome: Outcome::Seen, events }

@@ -497,7 +497,7 @@ impl Desk {
                         if let Some(subscription) = self.subscription(subscription) {
                             subscription.fail(code, "the settlement is not stored");
                         } else {
-                            self.said(end, said.as_lost());
+                            self.said(end, said.into_lost());
                         }
                     } else {
                         self.said(end, *said);

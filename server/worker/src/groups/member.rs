@@ -336,7 +336,7 @@ impl Member {
         }
         settled.extend(judged.into_iter().map(|(counts, said)| match gate {
             Ok(Some(stored)) if counts => Settled { stored, said },
-            Ok(_) | Err(_) => Settled { stored: Stored::default(), said: said.as_lost() },
+            Ok(_) | Err(_) => Settled { stored: Stored::default(), said: said.into_lost() },
         }));
     }
 

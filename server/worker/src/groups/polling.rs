@@ -60,7 +60,7 @@ impl Part {
         for Settled { stored, said } in settled {
             // The log was cut back between: whether it was before or behind the record is not worth telling apart.
             let other = stored.gate != 0 && stored.generation != generation;
-            let (gate, said) = if other { (0, said.as_lost()) } else { (stored.gate, said) };
+            let (gate, said) = if other { (0, said.into_lost()) } else { (stored.gate, said) };
             answers.push(gate, LaneId(0), What::Said(Box::new(said)));
         }
         self.members.retain(|member| {
@@ -140,7 +140,7 @@ impl Part {
 
 fn push(answers: &mut Answers, generation: u64, stored: Option<super::live::Stored>, said: Said) {
     let other = stored.is_some_and(|stored| stored.generation != generation);
-    let said = if other { said.as_lost() } else { said };
+    let said = if other { said.into_lost() } else { said };
     let gate = stored.filter(|_| !other).map_or(0, |stored| stored.gate);
     answers.push(gate, LaneId(0), What::Said(Box::new(said)));
 }

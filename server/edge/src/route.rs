@@ -160,8 +160,19 @@ impl Route {
         self.say_waiting(machine, (now, wall), out, &mut counted);
         self.tend((now, wall), cx);
         let (count, first) = (self.ports.len(), self.first);
+        let mut lost = false;
         for at in 0..count {
-            self.fill_from((first + at) % count, machine, (now, wall), cx, out, &mut counted);
+            let place = (first + at) % count;
+            let was = self.ports.get(place).is_some_and(Option::is_some);
+            self.fill_from(place, machine, (now, wall), cx, out, &mut counted);
+            lost |= was && self.ports.get(place).is_some_and(Option::is_none);
+        }
+        if lost {
+            // What waits for it is woken when it is back, and what ended with it is said.
+            self.tend((now, wall), cx);
+            for subscription in self.tables.say_held(machine, now, out, &mut counted) {
+                self.end(subscription, wall);
+            }
         }
         self.first = (first + 1) % count.max(1);
         self.answer(machine, now, out);

@@ -27,6 +27,8 @@ impl Collector for Counts {
             ("spile_worker_streams", "Streams that have events", status.streams),
             ("spile_worker_values", "Latest events of kept topics", status.values),
             ("spile_worker_waiting_bytes", "Bytes that wait for the disk", status.waiting_bytes),
+            ("spile_worker_open_uploads", "Uploads under way", status.files.open_uploads),
+            ("spile_worker_blobs", "Sealed uploads", status.files.blobs),
         ] {
             let gauge = ConstGauge::new(gauge(value));
             gauge.encode(encoder.encode_descriptor(name, help, None, MetricType::Gauge)?)?;
@@ -37,6 +39,11 @@ impl Collector for Counts {
             ("spile_worker_duplicates", "Numbers that came again", status.duplicates),
             ("spile_worker_delivered", "Events delivered", status.delivered),
             ("spile_worker_commits", "Commits of the log", status.commits),
+            (
+                "spile_worker_chunk_commits",
+                "Commits of the log of chunks",
+                status.files.chunk_commits,
+            ),
             ("spile_worker_found", "Look-ups that found something", status.found),
             ("spile_worker_missed", "Look-ups that found nothing new enough", status.missed),
         ] {

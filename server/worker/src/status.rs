@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use serde::Serialize;
 
 pub use crate::services::{CallsStatus, OpenBreaker};
+pub use crate::uploads::status::FilesStatus;
 
 /// A number that many threads count.
 #[derive(Debug, Default)]
@@ -193,6 +194,9 @@ pub struct Status {
     /// How calls go.
     #[serde(flatten)]
     pub calls: CallsStatus,
+    /// How uploads go.
+    #[serde(flatten)]
+    pub files: FilesStatus,
 }
 
 #[cfg(test)]

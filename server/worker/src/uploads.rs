@@ -27,6 +27,7 @@ pub(crate) mod list;
 pub(crate) mod operators;
 pub(crate) mod read;
 pub(crate) mod rows;
+pub(crate) mod status;
 pub(crate) mod take;
 pub(crate) mod view;
 pub(crate) mod work;

@@ -356,13 +356,20 @@ impl Worker {
                 "{turned_away} values were not kept, since {VALUES} are; let values expire (--ttl) or keep fewer topics"
             ));
         }
+        let mut files = core.uploads.status();
+        let chunks_good = files.wrong.is_empty();
+        wrong.append(&mut files.wrong);
         let tables = &core.tables;
         let (groups, in_flight, dead) = core.groups.counts();
         Status {
+            files,
             calls: self.calls(),
             worker: self.config.name.clone(),
             slots: self.config.slots.iter().map(|byte| byte.count_ones()).sum(),
-            healthy: health.is_good() && durable.state == State::Running && turned_away == 0,
+            healthy: health.is_good()
+                && durable.state == State::Running
+                && turned_away == 0
+                && chunks_good,
             wrong,
             start: self.log.start(),
             end: durable.end.get(),

@@ -18,6 +18,7 @@ mod replay;
 mod server;
 mod split;
 mod table;
+mod upload;
 mod wire;
 
 use std::path::PathBuf;
@@ -60,6 +61,7 @@ const SCENARIOS: &[(&str, Scenario)] = &[
     ("bytes", wire::measure),
     ("split", split::measure),
     ("growth", growth::measure),
+    ("upload", upload::measure),
 ];
 
 /// What the command line says.

@@ -163,9 +163,14 @@ async fn call(client: &Client, service: &str, method: &str, request: &Value) -> 
     Ok(serde_json::from_slice(&reply.payload)?)
 }
 
+/// What the deployment tells of itself. admin §2.1
+pub(crate) async fn status(operator: &Client) -> Result<Value> {
+    call(operator, "$status", "get", &json!({})).await
+}
+
 /// How often the worker's log has synced. admin §2.1
 pub(crate) async fn commits(operator: &Client) -> Result<u64> {
-    let status = call(operator, "$status", "get", &json!({})).await?;
+    let status = status(operator).await?;
     let commits = status.pointer("/workers/0/commits").and_then(Value::as_u64);
     commits.with_context(|| format!("$status tells no commits: {status}"))
 }

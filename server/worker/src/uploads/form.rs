@@ -151,7 +151,7 @@ impl Place {
     }
 
     /// Cuts it off a BLOB's tail.
-    pub(crate) fn take<'a>(tail: &mut &'a [u8]) -> Result<Self, DecodeError> {
+    pub(crate) fn take(tail: &mut &[u8]) -> Result<Self, DecodeError> {
         let mut fields = spile_protocol::message::Fields::new(tail);
         let upload = fields.varint("a BLOB's upload")?;
         let stream = fields.varint("a BLOB's stream")?;

@@ -3,6 +3,7 @@
 
 #[path = "../e2e/mod.rs"]
 mod e2e;
+mod groups;
 mod spile;
 mod state;
 

@@ -251,7 +251,7 @@ impl Member {
         let mut live = self.shared.live();
         if live.follow(worker, &self.name, &self.shared) && live.members.contains_key(&self.number)
         {
-            live.leave(self.number, now_ms);
+            live.leave(self.number, now_ms, self.ending);
             // Where the log does not take it, all begins again: the same deliveries end.
             if let Err(code) = live.record(worker, &self.shared, now_ms) {
                 tracing::warn!(group = self.name.1, %code, "that a member left is not stored");

@@ -115,7 +115,12 @@ impl Live {
             Some(0) => wait_ms(jitter, out.attempt, backoff),
             Some(after_ms) => after_ms,
         };
-        let retry = Retry { attempt: out.attempt + 1, due_ms: now_ms.saturating_add(wait) };
+        let due_ms = now_ms.saturating_add(wait);
+        self.again(stream, out, Retry { attempt: out.attempt + 1, due_ms });
+    }
+
+    /// A delivery ends, and its first event goes out again.
+    fn again(&mut self, stream: u64, out: Out, retry: Retry) {
         if out.replay {
             return self.replay_later(stream, out, retry);
         }
@@ -147,12 +152,16 @@ impl Live {
         }
     }
 
-    /// A member is gone: what it had ends.
-    pub(crate) fn leave(&mut self, member: u64, now_ms: u64) {
+    /// A member is gone: what it had ends. One that said goodbye gives it back, and that was no attempt. spec §8.3.4
+    pub(crate) fn leave(&mut self, member: u64, now_ms: u64, goodbye: bool) {
         for stream in self.keys.held_by(member) {
             let Some(At::Out(out)) = self.keys.get(stream).map(|key| key.at) else { continue };
-            let failed = Failed { after_ms: None, reason: "its member left" };
-            self.fail(stream, out, now_ms, failed);
+            if goodbye {
+                self.again(stream, out, Retry { attempt: out.attempt, due_ms: now_ms });
+            } else {
+                let failed = Failed { after_ms: None, reason: "its member was lost" };
+                self.fail(stream, out, now_ms, failed);
+            }
         }
         self.members.remove(&member);
     }

@@ -12,6 +12,7 @@ pub(crate) mod calls;
 pub(crate) mod change;
 mod cursor;
 pub mod definition;
+pub(crate) mod fate;
 mod jobs;
 mod keys;
 pub(crate) mod letters;

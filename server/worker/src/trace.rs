@@ -19,13 +19,14 @@ use tokio::time::{Sleep, sleep};
 use crate::{
     answers::Sink,
     calls::{Not, json, not, reply},
+    groups::fate,
     inbox,
     intake::Intake,
     limits::{READ_BYTES, TRACE_POSITIONS, TRACE_STEPS, TRACE_TURN, TRACE_WINDOW},
     log::Read,
     lookups::Lookup,
     record::{self, Names, Tail, kind},
-    tables::principal,
+    tables::{principal, scoped},
     values::named,
     worker::Worker,
 };
@@ -221,8 +222,10 @@ impl Search {
         let version = record.version.saturating_add(u64::from(within));
         let what = format!("stored at {place}:{position} as version {version} of {key}");
         self.say(record.time_ms, place, what);
+        // What is known as it is now is of now.
+        let now_ms = self.now.0.max(record.time_ms);
         for what in self.since(worker, names, (position, version, events)) {
-            self.say(record.time_ms, place, what);
+            self.say(now_ms, place, what);
         }
     }
 
@@ -247,6 +250,13 @@ impl Search {
             let cursor = Role::ALL.iter().map(|&role| cursor(role)).max().unwrap_or_default();
             let done = if cursor >= version { "done" } else { "unread" };
             known.push(format!("{done} in the inbox of {key}"));
+        }
+        let stream = core.tables.names.get(scoped(tenant, key).as_str()).copied();
+        let stream = stream.and_then(|ix| core.see(ix)).map_or(0, |seen| seen.id);
+        let event = fate::Event { topic, stream, version, position };
+        for (name, group) in core.groups.iter().filter(|(name, _)| name.0 == tenant) {
+            let fate = fate::fate(group, event);
+            known.extend(fate.map(|fate| format!("{fate} in group {}", name.1)));
         }
         known
     }

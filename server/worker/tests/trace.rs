@@ -123,3 +123,40 @@ async fn a_trace_far_back_is_found_and_one_that_is_not_there_is_not() {
     client.call(2, "$trace", "get", "{}");
     assert!(matches!(client.told(1).await[..], [Told::Reply { code: Code::INVALID, .. }]));
 }
+
+#[tokio::test]
+async fn what_groups_made_of_an_event_is_told() {
+    let folder = tempfile::tempdir().unwrap();
+    let worker = open(folder.path());
+    let mut client = Client::new(&worker, "pump", 1);
+    for (name, filter) in [("all", "#"), ("state", "state/#"), ("others", "telemetry/#")] {
+        let request = format!("{{\"name\":\"{name}\",\"filter\":\"{filter}\",\"from\":\"start\"}}");
+        let (code, answer) = client.reply("$group", "create", &request).await;
+        assert_eq!(code, Code(0), "{answer}");
+    }
+    client.lane(0, None, 1);
+    client.bind(0, 0, "state/mode");
+    client.event(0, 1, b"on");
+    client.event(0, 2, b"off");
+    client.acked(0, 2).await;
+    let groups = |told: Vec<String>| -> Vec<String> {
+        told.into_iter().filter(|step| step.contains("in group")).collect()
+    };
+    let told = groups(steps(&mut client, &made("pump", 1)).await.0);
+    assert_eq!(told, ["w: not settled in group all", "w: not settled in group state"]);
+    let source = Source::Group { name: "all", max_events: 1, max_bytes: 1 << 20 };
+    let mut member = Client::new(&worker, "service", 1);
+    member.subscribe(1, source, 10, true);
+    let event = |told: &[Told]| told.iter().any(|told| matches!(told, Told::Event(_)));
+    let settled = |told: &[Told]| told.iter().any(|told| matches!(told, Told::Settled { .. }));
+    member.until(event).await;
+    member.settle_as(1, 1, Outcome::Done, 0);
+    // The key's next goes out when the one before is done for good.
+    member.until(|told| event(told) && settled(told)).await;
+    member.settle_as(1, 2, Outcome::Reject, 0);
+    member.until(settled).await;
+    let told = groups(steps(&mut client, &made("pump", 1)).await.0);
+    assert_eq!(told, ["w: done in group all", "w: not settled in group state"]);
+    let told = groups(steps(&mut client, &made("pump", 2)).await.0);
+    assert!(told[0].starts_with("w: dead after 1 attempts: "), "{told:?}");
+}

@@ -108,6 +108,10 @@ impl Metrics {
     /// Counts a fault sent; one of a newer worker, which the table does not know, counts as INTERNAL.
     pub fn fault(&self, code: Code) {
         let place = |code| TABLE.iter().position(|entry| entry.code == code);
+        // A goodbye is none.
+        if code == Code(0) {
+            return;
+        }
         let counter = place(code).or(place(Code::INTERNAL)).and_then(|at| self.faults.get(at));
         if let Some(counter) = counter {
             counter.add(1);
@@ -138,6 +142,7 @@ mod tests {
         let metrics = Metrics::default();
         metrics.fault(Code::FORBIDDEN);
         metrics.fault(Code(9999));
+        metrics.fault(Code(0));
         let counted: Vec<_> = metrics.faults().filter(|(_, count)| *count > 0).collect();
         assert_eq!(counted, [(Code::FORBIDDEN, 1), (Code::INTERNAL, 1)]);
     }

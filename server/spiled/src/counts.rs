@@ -26,6 +26,13 @@ impl Collector for Counts {
         for (name, help, value) in [
             ("spile_worker_streams", "Streams that have events", status.streams),
             ("spile_worker_values", "Latest events of kept topics", status.values),
+            ("spile_worker_services", "Services that somebody serves", status.calls.services),
+            ("spile_worker_calls_in_flight", "Calls not answered yet", status.calls.in_flight),
+            (
+                "spile_worker_breakers_open",
+                "Breakers that are not closed, 64 at most",
+                status.calls.breakers.len(),
+            ),
             ("spile_worker_waiting_bytes", "Bytes that wait for the disk", status.waiting_bytes),
             ("spile_worker_open_uploads", "Uploads under way", status.files.open_uploads),
             ("spile_worker_blobs", "Sealed uploads", status.files.blobs),
@@ -44,6 +51,18 @@ impl Collector for Counts {
                 "Commits of the log of chunks",
                 status.files.chunk_commits,
             ),
+            ("spile_worker_calls", "Calls to services", status.calls.calls),
+            (
+                "spile_worker_calls_failed",
+                "Calls whose service did not answer, or said that it is broken",
+                status.calls.failed,
+            ),
+            (
+                "spile_worker_calls_timed_out",
+                "Calls nobody answered in time",
+                status.calls.timed_out,
+            ),
+            ("spile_worker_calls_refused", "Calls handed to nobody", status.calls.refused),
             ("spile_worker_found", "Look-ups that found something", status.found),
             ("spile_worker_missed", "Look-ups that found nothing new enough", status.missed),
         ] {

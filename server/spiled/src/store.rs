@@ -4,11 +4,12 @@
 //! log is closed after the last session, and the process ends after that.
 
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use anyhow::{Context, anyhow};
 use spile_log::{Log, Options, RealDisk, Recovered, State};
 use spile_worker::{Logs, Worker};
+use tokio::sync::watch;
 use tokio::task::spawn_blocking;
 use tokio_util::sync::CancellationToken;
 
@@ -66,6 +67,8 @@ impl Store {
         }
         let counts = Counts(Arc::downgrade(&store.worker));
         room.metrics.register(|registry| registry.register_collector(Box::new(counts)));
+        let changed = store.worker.breakers_changed();
+        room.tasks.spawn(watch_breakers(room.clone(), Arc::downgrade(&store.worker), changed));
         Ok(store)
     }
 
@@ -130,6 +133,23 @@ fn tell(health: &Health, fact: &'static str, recovered: &Recovered) {
         tracing::error!(file = damage.file, from = %damage.from, to = %damage.to, "damaged records");
     }
     health.set(fact, Colour::Green, format!("positions {start} to {end}"));
+}
+
+/// Keeps health's fact about open breakers true: there is one as long as there is such a breaker. admin §9.2
+async fn watch_breakers(room: Room, worker: Weak<Worker>, mut changed: watch::Receiver<u64>) {
+    const FACT: &str = "breakers";
+    while let Some(Ok(())) = room.told.shutdown.run_until_cancelled(changed.changed()).await {
+        let Some(worker) = worker.upgrade() else { return };
+        let breakers = worker.calls().breakers;
+        if breakers.is_empty() {
+            room.health.clear(FACT);
+            continue;
+        }
+        let named = breakers.iter().map(|open| format!("{}/{}", open.tenant, open.service));
+        let named = named.collect::<Vec<_>>().join(", ");
+        let why = "failed too often; see `spile service ls` and what their members say";
+        room.health.set(FACT, Colour::Yellow, format!("{named}: {why}"));
+    }
 }
 
 /// Keeps health's fact about the log true; a sync that failed ends the process.

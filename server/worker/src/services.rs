@@ -35,6 +35,8 @@ use spile_protocol::{
     time::Instant,
 };
 
+use tokio::sync::watch;
+
 use self::{
     breaker::{Admit, Breaker, Outcome},
     mailbox::{Answer, Letter, Mailbox},
@@ -183,6 +185,8 @@ pub(crate) struct Services {
     /// Payload of open calls that is kept.
     bytes: usize,
     counted: Counted,
+    /// Counts up when a breaker opens or closes.
+    breakers: watch::Sender<u64>,
 }
 
 fn size(n: u32) -> usize {
@@ -190,6 +194,11 @@ fn size(n: u32) -> usize {
 }
 
 impl Services {
+    /// Hears of each breaker that opens or closes.
+    pub(crate) fn breakers_changed(&self) -> watch::Receiver<u64> {
+        self.breakers.subscribe()
+    }
+
     /// Services that somebody serves.
     fn served(&self) -> usize {
         self.of.values().filter(|service| !service.members.is_empty()).count()
@@ -491,11 +500,18 @@ impl Services {
 
     /// What became of a call is known: it counts once.
     fn decide(&mut self, now: Instant, key: u32, outcome: Outcome) {
-        let Self { of, open, counted, .. } = self;
+        let Self { of, open, counted, breakers, .. } = self;
         let Some(open) = open.get_mut(&key).filter(|open| !open.decided) else { return };
         open.decided = true;
         let Some(service) = of.get_mut(&open.scoped) else { return };
+        let was_closed = service.breaker.is_closed();
         service.breaker.ended(now, std::mem::take(&mut open.probe), outcome);
+        let is_closed = service.breaker.is_closed();
+        if is_closed != was_closed {
+            breakers.send_modify(|changes| *changes += 1);
+            let (service, closed) = (&*open.head.service, is_closed);
+            tracing::warn!(service, closed, "a breaker has opened or closed");
+        }
         if outcome == Outcome::Bad {
             service.failed += 1;
             counted.failed += 1;

@@ -405,6 +405,12 @@ impl Worker {
         }
     }
 
+    /// Counts up whenever a breaker of a service opens or closes; [`Self::calls`] says which are not closed.
+    #[must_use]
+    pub fn breakers_changed(&self) -> watch::Receiver<u64> {
+        self.services().breakers_changed()
+    }
+
     /// How calls go.
     #[must_use]
     pub fn calls(&self) -> CallsStatus {

@@ -1,5 +1,11 @@
 //! Durable groups on one worker: created, consumed, settled, retried, dead, sent elsewhere, and found again after a restart.
-#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a test")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::wildcard_enum_match_arm,
+    reason = "a test"
+)]
 
 mod support;
 

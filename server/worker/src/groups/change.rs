@@ -98,11 +98,12 @@ pub(crate) fn publish(
     let stream = core.tables.stream(TENANT, KEY).map_err(|code| not(code, "too many streams"))?;
     core.put_own(stream, put)
         .ok_or_else(|| not(Code::INTERNAL, "the registry's stream is gone"))?;
+    let end = core.next;
     let tail = put_group(worker, core, now_ms, &defined, at_time)?;
     let gate = core.next;
     // There is room in reserve: a group must be removable when the disk is full.
     core.commit(true).map_err(|refusal| not(refusal.code, "the log does not take it"))?;
-    core.registered.put_group(gate, defined.clone());
+    core.registered.put_group(end, defined.clone());
     let definition = Arc::new(defined.definition.clone());
     core.groups.put_group(gate, name_of(&defined), tail, definition);
     Ok((Stored { gate, generation: core.generation }, defined))

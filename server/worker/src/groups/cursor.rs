@@ -170,7 +170,7 @@ impl Cursor {
             return Seen::Known;
         }
         self.count += end - begin;
-        let settled = self.settled(record.stream);
+        let settled = self.settled(record.stream, at);
         let begin = begin.max(settled);
         if begin >= end {
             return Seen::Known;
@@ -180,8 +180,8 @@ impl Cursor {
         keys.seen(record.stream, (first, last), at, begin)
     }
 
-    fn settled(&mut self, stream: u64) -> u64 {
-        if self.position > self.skip_until {
+    fn settled(&mut self, stream: u64, at: u64) -> u64 {
+        if at >= self.skip_until {
             self.skip.clear();
         }
         self.skip.get(&stream).copied().unwrap_or(0)

@@ -21,8 +21,8 @@ use spile_protocol::{
     crc,
     id::{LaneId, Number, Role, RouteId, Run, SubscriptionId, Version},
     message::{
-        Ack, At, Batch, Bind, Body, Call, Event, Expect, Extras, From, Get, Lane, Lengths, List,
-        Message, Outcome, Scope, Settle, Source, Subscribe, Target,
+        Ack, At, Batch, Bind, Body, Call, End, Event, Expect, Extras, From, Get, Lane, Lengths,
+        List, Message, Outcome, Scope, Settle, Source, Subscribe, Target,
         request::{self, Listing},
     },
     time::Millis,
@@ -290,6 +290,11 @@ impl Client {
             0,
             &Message::Settle(Settle { subscription, delivery, outcome, events, reason: "" }),
         );
+    }
+
+    pub fn end(&mut self, subscription: u32) {
+        let subscription = SubscriptionId(subscription);
+        self.say(0, &Message::End(End { subscription }));
     }
 
     /// Frees the credit of all that was delivered on the one subscription there is.

@@ -8,11 +8,13 @@ use std::collections::VecDeque;
 use spile_protocol::{
     code::Code,
     id::{LaneId, Number, Position, RequestId, Version},
-    message::{Ack, Durability, Fault, LaneAnswer, List, Message, Receipt, Refused, Scope},
+    message::{
+        Ack, Durability, Fault, LaneAnswer, List, Message, OpenUpload, Receipt, Refused, Scope,
+    },
 };
 
 use crate::{
-    limits::{LIST_BYTES, RECEIPTS_OF_ACK},
+    limits::{LIST_BYTES, RECEIPTS_OF_ACK, UPLOADS_TOLD},
     record::VoidTail,
     said::Said,
 };
@@ -189,6 +191,8 @@ pub(crate) struct Hearer<'a> {
     pub(crate) stored: &'a dyn Fn(LaneId, Number, Number) -> Vec<Receipt>,
     /// How far its inbox is worked off.
     pub(crate) inbox: &'a dyn Fn() -> Version,
+    /// What it has open.
+    pub(crate) uploads: &'a dyn Fn() -> Vec<OpenUpload>,
 }
 
 /// About how many bytes of frames it takes to say it.
@@ -267,13 +271,16 @@ fn opened(
     let left = room.saturating_sub(named.len() * REFUSED_BYTES) / RECEIPT_BYTES;
     let newest = receipts.len().saturating_sub(left);
     let receipts = List::encode(receipts.into_iter().skip(newest), &mut more).unwrap_or_default();
+    let mut open = [0; 32 * UPLOADS_TOLD];
+    let uploads = if lane == LaneId(0) { (to.uploads)() } else { Vec::new() };
+    let uploads = List::encode(uploads, &mut open).unwrap_or_default();
     let answer = LaneAnswer {
         lane,
         last: Some(told),
         worker: to.worker,
         refused: list,
         receipts,
-        uploads: List::default(),
+        uploads,
         inbox: if lane == LaneId(0) { (to.inbox)() } else { Version(0) },
     };
     sink(&Message::LaneAnswer(answer), 0);

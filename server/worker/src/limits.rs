@@ -120,9 +120,11 @@ pub const UPLOAD_BYTES: u64 = 1 << 40;
 pub const UPLOADS: usize = 65_536;
 /// Uploads one principal may have under way. At the cap: the same.
 pub const UPLOADS_OF_PRINCIPAL: usize = 16_384;
+/// Uploads named in the answer to lane 0. More are there, and are found by opening them.
+pub const UPLOADS_TOLD: usize = 64;
 /// Blobs one worker keeps. At the cap: SEAL is answered with TOO_MANY.
 pub const BLOBS: usize = 4 << 20;
-/// An upload nobody opened for so long is forgotten: 7 days.
+/// An upload that nobody opened, and of which nothing came, for so long is forgotten: 7 days.
 pub const UPLOAD_IDLE_MS: u64 = 7 * 24 * 3600 * 1000;
 /// Blobs one session may read at once. At the cap: GET is answered BUSY.
 pub const DOWNLOADS: usize = 16;
@@ -137,6 +139,8 @@ pub const WAITING_CHUNK_BYTES: usize = 32 << 20;
 pub const CHUNK_CHECKPOINT_BYTES: usize = 1 << 30;
 /// A segment of chunks is rewritten where less than this part of it is wanted.
 pub const FREE_PERCENT: u64 = 50;
+/// Uploads that are forgotten at once, since they are that old; more a moment later.
+pub const EXPIRED_AT_ONCE: usize = 64;
 /// How often the thread that tends uploads looks whether space can be given back.
 pub const TEND_MS: u64 = 1000;
 /// Groups of one deployment. At the cap: create is answered TOO_MANY.

@@ -113,9 +113,9 @@ impl Rebuilt {
     /// Applies what the chunk log holds of uploads that are open. The event log was followed before.
     pub(crate) fn follow_chunks(&mut self, log: &dyn ChunkLog) -> Result<(), ApplyError> {
         let open = self.uploads.view.uploads.values();
-        // Nothing before the oldest open upload's first chunk is of any.
-        let Some(since) = open.map(|upload| upload.since).min() else { return Ok(()) };
-        let from = self.chunks.max(since);
+        // Nothing before is of any.
+        let Some(from) = open.map(|upload| upload.from).min() else { return Ok(()) };
+        let from = self.chunks.max(from);
         let mut reader = log.read(from);
         let mut records = VecDeque::new();
         loop {

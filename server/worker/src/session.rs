@@ -263,7 +263,9 @@ impl Session {
         };
         let (name, frame_max) = (worker.config.name.as_str(), who.frame_max);
         let inbox = || inbox::told(&mut worker.core(), scoped);
-        let to = Hearer { worker: name, frame_max, stored: &stored, inbox: &inbox };
+        let uploads = || worker.core().uploads.open_of(scoped);
+        let to =
+            Hearer { worker: name, frame_max, stored: &stored, inbox: &inbox, uploads: &uploads };
         let mut said = answers.emit(end, room, to, sink);
         if answers.ready(end) {
             return Polled::More;

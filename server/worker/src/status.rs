@@ -56,6 +56,12 @@ pub struct Counters {
     pub settled: Counter,
     /// Events of groups that died.
     pub died: Counter,
+    /// Uploads sealed.
+    pub sealed: Counter,
+    /// Bytes of chunks handed to the chunk log.
+    pub chunk_bytes: Counter,
+    /// Bytes of blobs that were read.
+    pub read_bytes: Counter,
     /// GETs that found something.
     pub found: Counter,
     /// GETs that found nothing, or nothing that is new enough.
@@ -174,6 +180,12 @@ pub struct Status {
     pub waiting_bytes: usize,
     /// Checkpoints of the views written since the start.
     pub checkpoints: u64,
+    /// Uploads sealed since the start.
+    pub sealed: u64,
+    /// Bytes of chunks taken since the start.
+    pub chunk_bytes: u64,
+    /// Bytes of blobs read since the start.
+    pub read_bytes: u64,
     /// Bytes free on the disk of its log; absent before it looked.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub disk_free_bytes: Option<u64>,

@@ -12,10 +12,10 @@ use std::{
 
 use bytes::Bytes;
 use spile_log::Record;
-use spile_protocol::code::Code;
+use spile_protocol::{code::Code, message::OpenUpload};
 
 use crate::{
-    limits::{CHUNK_CHECKPOINT_BYTES, UPLOADS, UPLOADS_OF_PRINCIPAL},
+    limits::{CHUNK_CHECKPOINT_BYTES, UPLOADS, UPLOADS_OF_PRINCIPAL, UPLOADS_TOLD},
     record::{self, Names, kind},
 };
 
@@ -34,7 +34,7 @@ pub(crate) mod work;
 pub(crate) mod writing;
 
 use chunks::Chunks;
-use form::{Freed, Opened, Place, Sealed, parse_chunk_head};
+use form::{ChunkOf, Freed, Opened, Place, Sealed, UploadId, parse_chunk_head};
 use view::{Change, Undo, Upload, View};
 
 /// A change that is not durable yet.
@@ -58,6 +58,8 @@ pub(crate) struct Uploads {
     flying: BTreeSet<u64>,
     /// Uploads that took chunks in the call at work.
     touched: Vec<u64>,
+    /// How many marks were given since the start.
+    marks: u64,
     /// Bytes of chunks since the last checkpoint.
     since_checkpoint: usize,
     /// Something was freed since space was last given back.
@@ -119,6 +121,12 @@ impl Uploads {
         end
     }
 
+    /// A mark that no upload had since the start.
+    pub(crate) fn next_mark(&mut self) -> u64 {
+        self.marks = self.marks.wrapping_add(1);
+        self.marks
+    }
+
     /// Where the call at work begins in the chunk log.
     pub(crate) fn call_from(&self) -> u64 {
         self.chunks.as_ref().map_or(0, |chunks| chunks.call_from)
@@ -127,6 +135,22 @@ impl Uploads {
     /// The places of what may come back.
     pub(crate) fn pending_keeps(&self) -> impl Iterator<Item = (u64, u64, u64)> {
         self.pending.iter().filter_map(|pending| pending.undo.keeps())
+    }
+
+    /// What a principal has open, as far as it is durable: each with the bytes that are stored. spec §5.1.3
+    pub(crate) fn open_of(&mut self, who: &Arc<str>) -> Vec<OpenUpload> {
+        if self.view.open_of(who) == 0 {
+            return Vec::new();
+        }
+        let [first, last] = [0, 0xff].map(|byte| (who.clone(), UploadId([byte; 16])));
+        self.durably(|uploads| {
+            let open = uploads.view.open.range(first..=last).take(UPLOADS_TOLD);
+            let open: Vec<_> = open.map(|((_, id), &at)| (id.0, at)).collect();
+            let told = open.into_iter().filter_map(|(id, at)| {
+                Some(OpenUpload { id, stored_offset: uploads.upload(at)?.work.stored.offset })
+            });
+            told.collect()
+        })
     }
 
     /// May the principal open one more?
@@ -155,8 +179,11 @@ impl Uploads {
         let bytes = u64::try_from(payload.len()).unwrap_or(u64::MAX);
         self.since_checkpoint = self.since_checkpoint.saturating_add(payload.len());
         let from = chunks.call_from;
-        let position = chunks.put(now_ms, at, upload.work.taken(), payload, payload_crc);
+        let behind = upload.work.taken();
+        let of = ChunkOf { upload: at, mark: upload.mark, offset: behind.offset };
+        let position = chunks.put(now_ms, of, behind, payload, payload_crc);
         upload.work.put(from, position, bytes);
+        upload.work.active_ms = now_ms;
         self.flying.insert(at);
         self.touched.push(at);
         self.view.dirty_uploads.insert(at);
@@ -215,14 +242,16 @@ impl Uploads {
 
     /// What a record of the chunk log adds to an upload that is open.
     pub(crate) fn apply_chunk(&mut self, record: &Record) -> Option<()> {
-        let (at, offset) = parse_chunk_head(&record.head).ok()?;
+        let ChunkOf { upload: at, mark, offset } = parse_chunk_head(&record.head).ok()?;
         let position = record.position.get();
         let Some(upload) = self.view.uploads.get_mut(&at) else { return Some(()) };
         let stored = &mut upload.work.stored;
         let begins = record.stream == position && offset == 0;
         let follows = record.stream == stored.stream && offset == stored.offset;
         // record §11.7: chunks of an upload of that position that was lost are not this one's.
-        if position >= upload.since && position > stored.last && (begins || follows) {
+        let its = mark == upload.mark && position >= upload.from;
+        if its && position > stored.last && (begins || follows) {
+            upload.work.active_ms = record.time_ms;
             let (stream, last) = (record.stream, position);
             *stored = work::Part { offset: record.version, stream, last };
             self.view.dirty_uploads.insert(at);

@@ -13,6 +13,7 @@ use spile_log::{Durable, ReadError, State};
 use spile_protocol::{
     id::{NameError, Slot, name},
     message::Attach,
+    time::Millis,
 };
 use tokio::sync::watch;
 
@@ -327,6 +328,11 @@ impl Worker {
         free::tend(&self.kept);
     }
 
+    /// Forgets uploads that nobody went on with for seven days before `now`: done by the same thread.
+    pub fn expire_uploads(&self, now: Millis) {
+        free::expire(&self.kept, now);
+    }
+
     /// How far the chunk log is on disk, where there is one.
     #[must_use]
     pub fn durable_chunks(&self) -> Option<watch::Receiver<Durable>> {
@@ -397,6 +403,9 @@ impl Worker {
             log_bytes: health.segment_bytes,
             waiting_bytes: health.waiting_bytes,
             checkpoints: self.kept.checkpoints(),
+            sealed: self.counters.sealed.get(),
+            chunk_bytes: self.counters.chunk_bytes.get(),
+            read_bytes: self.counters.read_bytes.get(),
             disk_free_bytes: free,
             disk_total_bytes: health.disk.map(|disk| disk.total_bytes),
             sync_p50_us: health.sync_p50_us,

@@ -18,7 +18,7 @@ use tokio::sync::watch;
 use crate::{
     log::ChunkLog,
     uploads::{
-        form::{CHUNK, chunk_head},
+        form::{CHUNK, ChunkOf, chunk_head},
         work::Part,
     },
 };
@@ -91,7 +91,7 @@ impl Chunks {
     pub(crate) fn put(
         &mut self,
         now_ms: u64,
-        upload: u64,
+        of: ChunkOf,
         behind: Part,
         payload: Bytes,
         payload_crc: u32,
@@ -108,7 +108,7 @@ impl Chunks {
             // record §11.6: where the chunk ends, so that the stream's index finds the chunk that holds a byte.
             version: behind.offset.saturating_add(length),
             prev: behind.last,
-            head: chunk_head(upload, behind.offset),
+            head: chunk_head(of),
             payload,
             payload_crc,
         });

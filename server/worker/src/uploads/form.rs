@@ -84,8 +84,10 @@ pub(crate) struct Opened {
     pub(crate) first: Option<u64>,
     pub(crate) epoch: u32,
     pub(crate) id: UploadId,
-    /// Chunks before this position of the chunk log are not its.
-    pub(crate) since: u64,
+    /// The chunk log was durable up to here: its chunks are not before.
+    pub(crate) from: u64,
+    /// No other upload of this start of the worker has it, were it one that was lost.
+    pub(crate) mark: u64,
     pub(crate) size: u64,
     pub(crate) name: String,
     #[serde(rename = "type", default)]
@@ -180,27 +182,35 @@ pub(crate) fn parse_blob_id(blob: &str) -> Option<(u8, u64)> {
     (blob == format!("{:02x}-{:x}", parsed.0, parsed.1)).then_some(parsed)
 }
 
-/// The head of a chunk's record: its upload, and where in it the chunk begins. record §11.6
-pub(crate) fn chunk_head(upload: u64, offset: u64) -> Bytes {
-    let mut head = BytesMut::with_capacity(1 + 2 * varint::MAX_BYTES);
+/// Whose a chunk is, and where in the upload it begins. record §11.6
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct ChunkOf {
+    pub(crate) upload: u64,
+    pub(crate) mark: u64,
+    pub(crate) offset: u64,
+}
+
+/// The head of a chunk's record.
+pub(crate) fn chunk_head(of: ChunkOf) -> Bytes {
+    let mut head = BytesMut::with_capacity(1 + 3 * varint::MAX_BYTES);
     head.put_u8(FORM);
-    put_varint(&mut head, upload);
-    put_varint(&mut head, offset);
+    [of.upload, of.mark, of.offset].iter().for_each(|&value| put_varint(&mut head, value));
     head.freeze()
 }
 
-/// Upload and offset, as a chunk's head says them.
-pub(crate) fn parse_chunk_head(head: &[u8]) -> Result<(u64, u64), DecodeError> {
+/// What a chunk's head says.
+pub(crate) fn parse_chunk_head(head: &[u8]) -> Result<ChunkOf, DecodeError> {
     let mut fields = spile_protocol::message::Fields::new(head);
     if fields.byte("a chunk's form")? != FORM {
         return Err(DecodeError::malformed("a chunk's form"));
     }
     let upload = fields.varint("a chunk's upload")?;
+    let mark = fields.varint("a chunk's mark")?;
     let offset = fields.varint("a chunk's offset")?;
     if !fields.is_empty() {
         return Err(DecodeError::malformed("a chunk's head"));
     }
-    Ok((upload, offset))
+    Ok(ChunkOf { upload, mark, offset })
 }
 
 #[cfg(test)]
@@ -222,8 +232,9 @@ mod tests {
 
     #[test]
     fn a_chunk_s_head_is_read_as_it_was_written() {
-        let head = chunk_head(300, 1 << 40);
-        assert_eq!(parse_chunk_head(&head).ok(), Some((300, 1 << 40)));
+        let of = ChunkOf { upload: 300, mark: 7, offset: 1 << 40 };
+        let head = chunk_head(of);
+        assert_eq!(parse_chunk_head(&head).ok(), Some(of));
         for cut in 0..head.len() {
             assert!(parse_chunk_head(&head[..cut]).is_err(), "cut at {cut}");
         }

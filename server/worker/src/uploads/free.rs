@@ -6,13 +6,26 @@
 
 use std::{collections::HashSet, ops::Range, sync::Arc};
 
+use spile_protocol::{
+    code::Code,
+    id::{Role, Run},
+    message::deliver::Kind,
+    time::Millis,
+};
+
 use crate::{
+    core::Core,
     keeper::Kept,
-    limits::FREE_PERCENT,
+    limits::{EXPIRED_AT_ONCE, FREE_PERCENT, UPLOAD_IDLE_MS},
     log::ChunkLog,
+    record::{Names, kind},
     uploads::{
         Uploads,
-        view::{Blob, Upload},
+        form::{Freed, JSON},
+        principal_of,
+        take::json,
+        view::{Blob, Change, Upload, tenant_of},
+        work::Seat,
     },
 };
 
@@ -54,6 +67,53 @@ impl Wanted {
     fn first(&self) -> u64 {
         self.kept.iter().map(|kept| kept.0).min().unwrap_or(self.horizon).min(self.horizon)
     }
+}
+
+/// Forgets uploads that nobody went on with for seven days. At most a few at once.
+pub(crate) fn expire(kept: &Kept, now: Millis) {
+    let mut core = kept.core();
+    core.look();
+    let idle = |upload: &Upload| now.0.saturating_sub(upload.time_ms.max(upload.work.active_ms));
+    let uploads = core.uploads.view.uploads.iter();
+    let old = uploads.filter(|(_, upload)| idle(upload) > UPLOAD_IDLE_MS).map(|(&at, _)| at);
+    let old: Vec<u64> = old.take(EXPIRED_AT_ONCE).collect();
+    if old.is_empty() {
+        return;
+    }
+    core.begin();
+    let seats: Vec<_> = old.iter().map(|&at| expire_one(&mut core, now, at)).collect();
+    match core.commit(true) {
+        Ok(()) => {
+            let gate = core.next;
+            seats.into_iter().flatten().for_each(|seat| seat.end(gate, Code::EXPIRED));
+            tracing::info!(uploads = old.len(), "abandoned uploads are forgotten");
+        }
+        // They are as old the next time.
+        Err(refusal) => tracing::warn!(code = %refusal.code, "abandoned uploads are kept for now"),
+    }
+}
+
+/// Puts the FREED of one; who writes it is told later.
+fn expire_one(core: &mut Core, now: Millis, at: u64) -> Option<Arc<Seat>> {
+    let upload = core.uploads.view.uploads.get_mut(&at)?;
+    let (who, seat) = (upload.who.clone(), upload.work.writer.clone());
+    let (role, principal) = principal_of(&who).split_once('/')?;
+    let names = Names {
+        role: Role::find(role)?,
+        run: Run([0; 8]),
+        trace_base: [0; 8],
+        tenant: tenant_of(&who),
+        principal,
+        key: "",
+        topic: "",
+        kind: Kind { content_type: JSON, ..Kind::default() },
+    };
+    let freed = Freed::upload(at, Code::EXPIRED);
+    let payload = json(&freed).ok()?;
+    let time_ms = core.tables.time_ms;
+    let position = core.put_alone(now.0, kind::FREED, &names.prefix(), payload);
+    core.uploads.put(position, time_ms, Change::Freed(freed));
+    seat
 }
 
 /// Gives back what was freed, where anything was.

@@ -16,6 +16,7 @@ use std::{
 
 use crate::{
     bell::Bell,
+    clock::Clock,
     keeper::Kept,
     limits::{READ_BYTES, TEND_MS},
     uploads::{
@@ -134,7 +135,10 @@ fn tend(kept: &Kept, jobs: &Jobs) {
         match jobs.wait() {
             Some(job) => run(kept, &job),
             None if jobs.is_closed() => return,
-            None => free::tend(kept),
+            None => {
+                free::expire(kept, Clock::wall());
+                free::tend(kept);
+            }
         }
     }
 }

@@ -35,7 +35,8 @@ struct UploadRow {
     meta: Metadata,
     size: u64,
     epoch: u32,
-    since: u64,
+    from: u64,
+    mark: u64,
     time_ms: u64,
     stored: Part,
 }
@@ -95,7 +96,8 @@ fn upload_row(upload: &Upload) -> Vec<u8> {
         meta: upload.meta.clone(),
         size: upload.size,
         epoch: upload.epoch,
-        since: upload.since,
+        from: upload.from,
+        mark: upload.mark,
         time_ms: upload.time_ms,
         stored: upload.work.stored,
     };
@@ -217,7 +219,8 @@ impl Uploads {
             meta: row.meta,
             size: row.size,
             epoch: row.epoch,
-            since: row.since,
+            from: row.from,
+            mark: row.mark,
             time_ms: row.time_ms,
             work: Work { stored: row.stored, ..Work::default() },
         };

@@ -100,7 +100,8 @@ impl Intake<'_> {
             first: None,
             epoch: 1,
             id: UploadId(open.id),
-            since: self.core.uploads.chunks.as_ref().map_or(0, |chunks| chunks.next),
+            from: self.core.uploads.look(),
+            mark: self.core.uploads.next_mark(),
             size: open.size,
             name: open.name.to_owned(),
             content_type: open.content_type.to_owned(),
@@ -118,7 +119,8 @@ impl Intake<'_> {
             first: Some(at),
             epoch: upload.epoch.saturating_add(1),
             id: upload.id,
-            since: upload.since,
+            from: upload.from,
+            mark: upload.mark,
             size: upload.size,
             name: upload.name.to_string(),
             content_type: upload.content_type.clone(),
@@ -180,6 +182,7 @@ impl Intake<'_> {
             return writing.fail(code, self.core.next);
         }
         let Some(gate) = uploads.take(now.0, writing.at, payload.clone(), crc) else { return };
+        self.worker.counters.chunk_bytes.add(u64::try_from(payload.len()).unwrap_or(u64::MAX));
         writing.took(gate, end.unwrap_or(u64::MAX), uploads.call_from());
         let hash = writing.hash.clone();
         files.unhashed.push((hash, chunk.offset, payload.clone()));
@@ -278,6 +281,7 @@ impl Intake<'_> {
         let (at, version) = (placed.position, placed.version);
         let change = Change::Sealed { at, version, time_ms: now_ms, place, sealed };
         core.uploads.put(at, time_ms, change);
+        self.worker.counters.sealed.add(1);
         Ok((blob, revision))
     }
 

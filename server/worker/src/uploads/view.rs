@@ -36,7 +36,8 @@ pub(crate) struct Upload {
     pub(crate) meta: Metadata,
     pub(crate) size: u64,
     pub(crate) epoch: u32,
-    pub(crate) since: u64,
+    pub(crate) from: u64,
+    pub(crate) mark: u64,
     /// When it was opened last.
     pub(crate) time_ms: u64,
     pub(crate) work: Work,
@@ -167,7 +168,7 @@ struct Counted {
 pub(crate) struct View {
     pub(crate) uploads: BTreeMap<u64, Upload>,
     pub(crate) blobs: BTreeMap<u64, Blob>,
-    pub(crate) open: HashMap<Called, u64>,
+    pub(crate) open: BTreeMap<Called, u64>,
     pub(crate) sealed: HashMap<Called, u64>,
     of_principal: HashMap<Arc<str>, usize>,
     pub(crate) listed_uploads: BTreeSet<Listed>,
@@ -292,11 +293,23 @@ impl View {
         time_ms: u64,
         opened: Opened,
     ) -> Undo {
-        let Opened { epoch, id, since, size, name, content_type, meta, .. } = opened;
+        let Opened { epoch, id, from, mark, size, name, content_type, meta, .. } = opened;
         let name = name.into();
         let work = Work::default();
-        let upload =
-            Upload { who, id, key, name, content_type, meta, size, epoch, since, time_ms, work };
+        let upload = Upload {
+            who,
+            id,
+            key,
+            name,
+            content_type,
+            meta,
+            size,
+            epoch,
+            from,
+            mark,
+            time_ms,
+            work,
+        };
         self.put_upload(at, upload);
         Undo::Forget(at)
     }

@@ -32,6 +32,8 @@ pub(crate) struct Work {
     pub(crate) flight: VecDeque<(u64, Part)>,
     pub(crate) hash: Hash,
     pub(crate) writer: Option<Arc<Seat>>,
+    /// When the last chunk came; 0 where none did since the start.
+    pub(crate) active_ms: u64,
 }
 
 impl Work {

@@ -409,7 +409,10 @@ impl Files {
             if download.gate > end {
                 return true;
             }
+            let before = *said;
             let over = download.poll(name, who.frame_max, room, said, sink);
+            let bytes = u64::try_from(said.saturating_sub(before)).unwrap_or(u64::MAX);
+            worker.counters.read_bytes.add(bytes);
             more |= !over;
             !over
         });

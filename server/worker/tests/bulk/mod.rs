@@ -67,6 +67,24 @@ impl Disks {
         Worker::open(config(), self.logs(), Some(&views)).unwrap()
     }
 
+    pub fn worker_on(&self, logs: Logs) -> Arc<Worker> {
+        Worker::open(config(), logs, None).unwrap()
+    }
+
+    /// Puts a wrong bit where the chunk log has these bytes.
+    pub fn rot_chunk(&self, bytes: &[u8]) {
+        for file in std::fs::read_dir(self.0.path().join("chunks")).unwrap() {
+            let path = file.unwrap().path();
+            let mut content = std::fs::read(&path).unwrap();
+            if let Some(at) = content.windows(bytes.len()).position(|window| window == bytes) {
+                content[at] ^= 1;
+                std::fs::write(&path, content).unwrap();
+                return;
+            }
+        }
+        panic!("no file has them");
+    }
+
     /// From the logs alone.
     pub fn without_views(&self) -> Arc<Worker> {
         Worker::open(config(), self.logs(), None).unwrap()
@@ -117,6 +135,8 @@ pub enum Heard {
         code: Code,
         payload: Bytes,
     },
+    /// Lane 0 is open, and these uploads are.
+    Lane(Vec<([u8; 16], u64)>),
 }
 
 /// A session.
@@ -377,6 +397,9 @@ fn heard_of(message: &Message<'_>) -> Heard {
         },
         Message::Reply(body) => {
             Heard::Reply { code: body.fields.code, payload: Bytes::copy_from_slice(body.payload) }
+        }
+        Message::LaneAnswer(answer) => {
+            Heard::Lane(answer.uploads.iter().map(|open| (open.id, open.stored_offset)).collect())
         }
         ref other => panic!("a worker said {other:?}"),
     }

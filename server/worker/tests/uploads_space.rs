@@ -1,0 +1,167 @@
+//! What uploads cost: syncs, disk space, and what becomes of those that nobody finishes.
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::cast_possible_truncation,
+    reason = "a test"
+)]
+
+mod bulk;
+
+use bulk::{Disks, Heard, Mouth, NOW, bytes};
+use spile_protocol::{
+    code::Code,
+    id::{LaneId, Number},
+    message::{Lane, Message, request::Listing},
+    time::Millis,
+};
+use spile_worker::Logs;
+
+async fn upload(mouth: &mut Mouth, id: u8, name: &str, whole: &[u8]) -> String {
+    mouth.open(1, id, whole.len(), name);
+    mouth.opened(1).await;
+    for (n, chunk) in whole.chunks(50_000).enumerate() {
+        mouth.chunk(1, n * 50_000, chunk);
+    }
+    mouth.seal(1, whole);
+    mouth.sealed(1).await.0
+}
+
+#[tokio::test]
+async fn a_sync_covers_many_uploads() {
+    let disks = Disks::new();
+    let worker = disks.worker();
+    let mut mouths: Vec<_> = (0..16).map(|n| Mouth::new(&worker, &format!("pump-{n}"))).collect();
+    let whole = bytes(7, 40_000);
+    // Each session has eight under way; all say what they have before any is waited for, as they would on sixteen wires.
+    for upload in 1..=8 {
+        for mouth in &mut mouths {
+            mouth.open(upload, upload as u8, whole.len(), "file");
+            mouth.chunk(upload, 0, &whole[..20_000]);
+            mouth.chunk(upload, 20_000, &whole[20_000..]);
+            mouth.seal(upload, &whole);
+        }
+    }
+    for mouth in &mut mouths {
+        let mut sealed = 0;
+        while sealed < 8 {
+            let heard = mouth
+                .until(|heard| matches!(heard, Heard::Sealed { .. } | Heard::Failed { .. }))
+                .await;
+            assert!(matches!(heard, Heard::Sealed { .. }), "{heard:?}");
+            sealed += 1;
+        }
+    }
+    let status = worker.status();
+    assert_eq!((status.sealed, status.files.blobs, status.files.open_uploads), (128, 128, 0));
+    assert_eq!(status.chunk_bytes, 128 * 40_000);
+    // Alone, 128 uploads would take 128 of each at the least.
+    assert!(status.files.chunk_commits < 64, "{} syncs of chunks", status.files.chunk_commits);
+    assert!(status.commits < 64, "{} syncs of seals", status.commits);
+}
+
+#[tokio::test]
+async fn space_comes_back_and_what_is_kept_stays_readable() {
+    let disks = Disks::new();
+    let logs = Logs { inline: true, ..disks.logs() };
+    let worker = disks.worker_on(logs);
+    let mut mouth = Mouth::new(&worker, "pump-7");
+    let mut blobs = Vec::new();
+    // Segments have 1 MiB: eight blobs of 900 kB, each beside a small one that is kept.
+    for n in 0..8 {
+        let (large, small) = (bytes(n, 900_000), bytes(100 + n, 1000));
+        let kept = upload(&mut mouth, 2 * n as u8, "small", &small).await;
+        blobs.push((upload(&mut mouth, 2 * n as u8 + 1, "large", &large).await, kept, small));
+    }
+    // An upload that is under way keeps its bytes too.
+    let open = bytes(55, 600_000);
+    mouth.open(9, 99, open.len(), "open");
+    mouth.opened(9).await;
+    mouth.chunk(9, 0, &open[..200_000]);
+    mouth.stored(9, 200_000).await;
+    let before = disks.chunk_bytes();
+    for (large, ..) in &blobs {
+        let (code, _) = mouth.call("$blob", "rm", &format!(r#"{{"blob":"{large}"}}"#)).await;
+        assert_eq!(code, Code(0));
+    }
+    worker.tend_uploads();
+    // Two thirds of a segment are still written to.
+    let after = disks.chunk_bytes();
+    assert!(after < before / 3, "{before} before, {after} after");
+    let check = async |mouth: &mut Mouth| {
+        for (large, kept, small) in &blobs {
+            assert_eq!(mouth.read(large, 0, 0).await, Err(Code::NOT_FOUND));
+            assert_eq!(mouth.read(kept, 0, 0).await.as_deref(), Ok(&small[..]));
+        }
+    };
+    check(&mut mouth).await;
+    let dump = worker.dump();
+    drop((mouth, worker));
+    let worker = disks.without_views();
+    assert_eq!(worker.dump(), dump);
+    let mut mouth = Mouth::new(&worker, "pump-7");
+    check(&mut mouth).await;
+    mouth.open(1, 99, open.len(), "open");
+    assert_eq!(mouth.opened(1).await, 200_000);
+    mouth.chunk(1, 200_000, &open[200_000..400_000]);
+    mouth.chunk(1, 400_000, &open[400_000..]);
+    mouth.seal(1, &open);
+    let (blob, _) = mouth.sealed(1).await;
+    assert_eq!(mouth.read(&blob, 0, 0).await.as_deref(), Ok(&open[..]));
+}
+
+#[tokio::test]
+async fn what_nobody_goes_on_with_for_a_week_is_forgotten() {
+    const DAY_MS: u64 = 24 * 3600 * 1000;
+    let disks = Disks::new();
+    let worker = disks.worker_on(Logs { inline: true, ..disks.logs() });
+    let mut mouth = Mouth::new(&worker, "pump-7");
+    mouth.open(1, 1, 10, "old");
+    mouth.open(2, 2, 10, "young");
+    mouth.chunk(1, 0, b"01234");
+    mouth.stored(1, 5).await;
+    mouth.now = Millis(NOW.0 + 5 * DAY_MS);
+    mouth.chunk(2, 0, b"01234");
+    mouth.stored(2, 5).await;
+    worker.expire_uploads(Millis(NOW.0 + 7 * DAY_MS));
+    assert_eq!(worker.status().files.open_uploads, 2);
+    worker.expire_uploads(Millis(NOW.0 + 7 * DAY_MS + 1));
+    assert_eq!(mouth.failed(1).await.0, Code::EXPIRED);
+    let (open, _) = mouth.list(Listing::Uploads, "", "", 10).await;
+    assert!(
+        matches!(&open[..], [Heard::Value { name, stored: 5, .. }] if name == "young"),
+        "{open:?}"
+    );
+    let dump = worker.dump();
+    drop((mouth, worker));
+    assert_eq!(disks.without_views().dump(), dump);
+}
+
+#[tokio::test]
+async fn lane_0_is_told_what_is_open() {
+    let disks = Disks::new();
+    let worker = disks.worker();
+    let mut mouth = Mouth::new(&worker, "pump-7");
+    mouth.open(1, 1, 10, "a");
+    mouth.chunk(1, 0, b"01234");
+    mouth.stored(1, 5).await;
+    let mut again = Mouth::of_run(&worker, "pump-7", 2);
+    let (lane, first_unacked) = (LaneId(0), Number(1));
+    again.say(&Message::Lane(Lane { lane, first_unacked, key: None, urgent: false }));
+    let told = again.until(|heard| matches!(heard, Heard::Lane(_))).await;
+    assert_eq!(told, Heard::Lane(vec![([1; 16], 5)]));
+}
+
+#[tokio::test]
+async fn bytes_that_rotted_are_not_handed_out() {
+    let disks = Disks::new();
+    let worker = disks.worker();
+    let mut mouth = Mouth::new(&worker, "pump-7");
+    let whole = bytes(3, 120_000);
+    let blob = upload(&mut mouth, 1, "a", &whole).await;
+    disks.rot_chunk(&whole[60_000..60_100]);
+    assert_eq!(mouth.read(&blob, 0, 50_000).await.as_deref(), Ok(&whole[..50_000]));
+    assert_eq!(mouth.read(&blob, 0, 0).await, Err(Code::CORRUPT));
+    assert_eq!(mouth.read(&blob, 100_000, 0).await.as_deref(), Ok(&whole[100_000..]));
+}

@@ -10,7 +10,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
-use spile_client::{Builder, Client};
+use spile_client::{Builder, Client, Fresh};
 
 use crate::process;
 
@@ -69,6 +69,12 @@ impl Server {
     /// Of all its processes.
     pub(crate) fn cpu(&self) -> Result<Duration> {
         self.processes.iter().map(|process| process::cpu(process.0.id())).sum()
+    }
+
+    /// How many events a key has.
+    pub(crate) async fn version(&self, key: &str) -> Result<u64> {
+        let operator = self.operator().connect().await?;
+        Ok(operator.get_version(key, Fresh::default()).await?.map_or(0, |version| version.0))
     }
 
     /// How many positions its log has.

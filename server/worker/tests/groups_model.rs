@@ -514,7 +514,9 @@ impl World {
             88..90 => self.gone(at),
             90..91 => {
                 if let Some(member) = &mut self.members[at] {
+                    // What it has goes to others when that is heard.
                     member.client.end(1);
+                    member.held.clear();
                 }
             }
             91..94 => self.replay(),

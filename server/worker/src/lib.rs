@@ -13,6 +13,7 @@ mod calls;
 mod checkpoint;
 mod clock;
 mod core;
+mod credit;
 pub mod groups;
 mod inbox;
 mod intake;

@@ -17,6 +17,7 @@ use spile_protocol::{
 use crate::{
     answers::Sink,
     block::{how_many, part, place},
+    credit::Unsettled,
     inbox::Member,
     joined::{Joined, Most},
     limits::{LENGTHS_BYTES, READ_BYTES, SCAN_RECORDS},
@@ -80,12 +81,8 @@ pub(crate) struct Subscription {
     records: VecDeque<Record>,
     /// Events of the front record that were delivered.
     within: u32,
-    /// Deliveries that are not settled: events and bytes of each, the oldest first.
-    open: VecDeque<(u32, u32)>,
-    open_events: u64,
-    open_bytes: u64,
-    /// The number of the oldest in `open`.
-    oldest: u64,
+    /// Deliveries that are not settled.
+    open: Unsettled,
     spelling: Spelling,
     /// The window, where the consumer was not told it yet.
     answer: Option<Window>,
@@ -113,10 +110,7 @@ impl Subscription {
             inbox: wanted.inbox.take(),
             records: VecDeque::new(),
             within: 0,
-            open: VecDeque::new(),
-            open_events: 0,
-            open_bytes: 0,
-            oldest: 1,
+            open: Unsettled::default(),
             spelling: Spelling::default(),
             answer: Some(wanted.window),
             joined: Joined::default(),
@@ -160,34 +154,16 @@ impl Subscription {
 
     /// Deliveries up to this one were received: their credit is free.
     pub(crate) fn seen(&mut self, delivery: u64) {
-        while self.oldest <= delivery
-            && let Some((events, bytes)) = self.open.pop_front()
-        {
-            self.oldest += 1;
-            self.open_events -= u64::from(events);
-            self.open_bytes -= u64::from(bytes);
-        }
+        self.open.seen(delivery);
     }
 
     /// One delivery's credit is free.
     pub(crate) fn free(&mut self, delivery: u64) {
-        let at = delivery.checked_sub(self.oldest).and_then(|at| usize::try_from(at).ok());
-        let Some(open) = at.and_then(|at| self.open.get_mut(at)) else { return };
-        let (events, bytes) = std::mem::take(open);
-        self.open_events -= u64::from(events);
-        self.open_bytes -= u64::from(bytes);
-        // A delivery has an event at least: one without is free.
-        while self.open.pop_front_if(|open| *open == (0, 0)).is_some() {
-            self.oldest += 1;
-        }
+        self.open.free(delivery);
     }
 
     fn has_credit(&self, events: u32, bytes: usize) -> bool {
-        let Window { events: most_events, bytes: most_bytes } = self.wanted.window;
-        let bytes = u64::try_from(bytes).unwrap_or(u64::MAX);
-        self.open.is_empty()
-            || (self.open_events + u64::from(events) <= u64::from(most_events)
-                && self.open_bytes.saturating_add(bytes) <= u64::from(most_bytes))
+        self.open.allows(self.wanted.window, events, bytes)
     }
 
     /// Is there anything a poll would do, when the log is durable up to `end`?
@@ -452,9 +428,7 @@ impl Subscription {
         if self.records.is_empty() {
             return false;
         }
-        let Window { events, bytes } = self.wanted.window;
-        let events = u64::from(events).saturating_sub(self.open_events);
-        let bytes = u64::from(bytes).saturating_sub(self.open_bytes);
+        let (events, bytes) = self.open.left(self.wanted.window);
         let most = Most {
             events: u32::try_from(events).unwrap_or(u32::MAX),
             bytes: room
@@ -488,10 +462,7 @@ impl Subscription {
             inbox.delivered(version, events);
         }
         self.spelling.delivered();
-        let narrow = u32::try_from(bytes).unwrap_or(u32::MAX);
-        self.open.push_back((events, narrow));
-        self.open_events += u64::from(events);
-        self.open_bytes += u64::from(narrow);
+        self.open.push(events, bytes);
         worker.counters.delivered(events, bytes);
     }
 

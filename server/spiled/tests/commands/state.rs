@@ -48,6 +48,12 @@ fn state_is_read_back_after_a_restart_too_and_what_is_not_there_is_not_found() {
             (&["state", "get", "pump-1", "state/none"], 4, "no value is kept"),
             (&["state", "get", "pump-2", "state/once"], 4, "(not-found); "),
             (&["state", "get", "pump-1", "state//none"], 2, "empty level"),
+            // A device reads what is kept under its own key, and nobody else's.
+            (&["--context", DEVICE, "publish", "state/own", "mine"], 0, "version 1"),
+            (&["--context", DEVICE, "state", "get", "device", "state/own"], 0, "mine"),
+            (&["--context", DEVICE, "state", "get", "pump-1", "state/mode"], 3, "(forbidden); "),
+            (&["--context", DEVICE, "state", "ls"], 3, "(forbidden); "),
+            (&["publish", "state/own", "", "--key", "device"], 0, "version 2"),
         ],
     );
     let got = json(at, &["state", "get", "pump-1", "state/mode"]);

@@ -56,6 +56,8 @@ pub const LINK_TURN_BYTES: usize = 64 * 1024;
 pub const LINK_DRAIN_MS: u64 = 5000;
 /// Entries of the registry in one frame.
 pub const REGISTRY_ENTRIES: usize = 1024;
+/// Groups in one frame of the registry.
+pub const GROUPS_OF_FRAME: usize = 32;
 /// Kept values. At the cap: a value of a new (key, topic) is not kept, is counted, and health says so.
 pub const VALUES: usize = 4 << 20;
 /// Principals with an inbox cursor. At the cap: SETTLE of one more ends its subscription with TOO_MANY.

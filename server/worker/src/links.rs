@@ -4,6 +4,8 @@
 //! whoever accepted it, and stands in [`Edge`]. The invariants: nothing is read while the log has no room; a session that
 //! has something to say waits its turn behind the others.
 
+mod registered;
+
 use std::{io, sync::Arc, time::Duration};
 
 use bytes::{Buf as _, BytesMut};
@@ -13,7 +15,7 @@ use spile_protocol::{
     frame::HEAD_BYTES,
     id::{LinkSessionId, Number, name, tenant},
     limits::FRAME_LINK,
-    message::{Attach, Entry, List, Message, Registry, Void},
+    message::{Attach, Message, Void},
     session::link::{Config as LinkConfig, Worker as Machine, WorkerInput},
     time::{Instant, Millis},
 };
@@ -21,9 +23,10 @@ use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
+use self::registered::Defining;
 use crate::{
     clock::Clock,
-    limits::{LINK_DRAIN_MS, LINK_OUT_BYTES, LINK_TURN_BYTES, REGISTRY_ENTRIES},
+    limits::{LINK_DRAIN_MS, LINK_OUT_BYTES, LINK_TURN_BYTES},
     registry::{Copy, Follower},
     session::{Polled, Session},
     turns::Turns,
@@ -87,6 +90,7 @@ struct Link {
     sessions: Vec<Option<Session>>,
     turns: Turns,
     follower: Option<Follower>,
+    defining: Defining,
     clock: Clock,
     input: BytesMut,
     out: BytesMut,
@@ -113,6 +117,7 @@ impl Link {
             sessions: Vec::new(),
             turns: Turns::default(),
             follower: None,
+            defining: Defining::default(),
             clock,
             input: BytesMut::new(),
             out: BytesMut::new(),
@@ -131,6 +136,7 @@ impl Link {
         let mut durable = self.worker.durable();
         let mut chunks = self.worker.durable_chunks();
         loop {
+            self.tell_known();
             self.speak();
             if self.out.is_empty()
                 && let Some(code) = self.machine.close_reason()
@@ -155,7 +161,7 @@ impl Link {
                 },
                 () = self.turns.ready(), if self.out.len() < LINK_OUT_BYTES => {}
                 copy = follow(&mut self.follower), if self.out.len() < LINK_OUT_BYTES => self.tell_registry(&copy),
-                moved = durable.changed(), if !room => if moved.is_err() {
+                moved = durable.changed(), if !room || self.defining.waits() => if moved.is_err() {
                     return Ok(Code::SHUTDOWN);
                 },
                 moved = changed(&mut chunks), if !room => if moved.is_err() {
@@ -190,11 +196,10 @@ impl Link {
                 WorkerInput::Void(void) => self.void(&void),
                 WorkerInput::Attached(attach) => self.attach(&attach),
                 WorkerInput::Detached { session, .. } => self.detached(session),
-                WorkerInput::Registry(registry) => {
-                    if let Some(follower) = &self.follower {
-                        follower.confirm(registry.upto);
-                    }
-                }
+                WorkerInput::Registry(registry) => match &self.follower {
+                    Some(follower) => follower.confirm(registry.upto),
+                    None => self.defining.hear(&self.worker, &registry),
+                },
                 WorkerInput::Ready(peer) => self.greeted(peer.name),
                 WorkerInput::Leaving(code) => {
                     tracing::info!(edge = self.edge.name, %code, "an edge goes away");
@@ -315,32 +320,21 @@ impl Link {
 
     /// spec §10.5.1: a whole copy, then what changes.
     fn tell_registry(&mut self, copy: &Copy) {
-        let mut parts = copy.devices.chunks(REGISTRY_ENTRIES).peekable();
-        let mut whole = copy.whole;
-        loop {
-            let part = parts.next().unwrap_or_default();
-            let more = parts.peek().is_some();
-            let mut buffer = vec![0; 64 + part.len() * 256];
-            let entries = part.iter().map(|device| Entry {
-                tenant: &device.tenant,
-                principal: &device.principal,
-                role: device.role,
-                key_hash: device.key_hash,
-                revoked: device.revoked,
-                expires_ms: device.expires_ms,
-                later: &[],
-            });
-            let entries = List::encode(entries, &mut buffer).unwrap_or_default();
-            let groups = List::default();
-            let registry = Registry { upto: copy.upto, whole, entries, more, groups };
-            if let Err(why) = self.machine.registry(&registry, &mut self.out) {
+        let Self { machine, out, .. } = self;
+        registered::say(copy, |part| {
+            if let Err(why) = machine.registry(part, out) {
                 tracing::debug!(%why, "the registry was not said");
-                return;
             }
-            whole = false;
-            if !more {
-                return;
-            }
+        });
+    }
+
+    /// Says that groups the edge told of are durable here, once they are.
+    fn tell_known(&mut self) {
+        let end = self.worker.durable().borrow().end.get();
+        if let Some(known) = self.defining.known(end)
+            && let Err(why) = self.machine.registry(&known, &mut self.out)
+        {
+            tracing::debug!(%why, "that groups are known was not said");
         }
     }
 }

@@ -28,7 +28,17 @@ pub(super) static GROUPS: Listed = Listed {
     items: "groups",
     name: "name",
     rule: Rule {
-        summed: &["lag", "in_flight", "waiting", "dead"],
+        summed: &[
+            "lag",
+            "in_flight",
+            "waiting",
+            "dead",
+            "produced",
+            "settled",
+            "dropped",
+            "keys",
+            "keys_bytes",
+        ],
         joined: &["settled_upto", "members"],
     },
 };

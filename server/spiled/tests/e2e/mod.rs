@@ -302,6 +302,16 @@ pub enum Acked {
     Through(u32, u64),
 }
 
+impl Acked {
+    /// How far it goes; a step is of lane 0.
+    pub fn last(self) -> u64 {
+        match self {
+            Self::Step(step) => step,
+            Self::Through(_, last) => last,
+        }
+    }
+}
+
 pub fn acked(message: &Message<'_>) -> Option<Acked> {
     match message {
         Message::Ack(Ack::Step { step, .. }) => Some(Acked::Step(u64::from(*step))),

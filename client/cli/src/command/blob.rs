@@ -42,14 +42,13 @@ struct Told {
     blake3: Option<String>,
     r#type: String,
     meta: Map<String, Value>,
-    /// Who sent it: a device by its name, others with their role before it.
+    /// Who sent it, `ROLE/NAME`.
     device: String,
     time: String,
 }
 
 impl Told {
     fn of(found: Found) -> Self {
-        let device = found.principal.strip_prefix("device/").unwrap_or(&found.principal).to_owned();
         Self {
             blob: found.id,
             key: found.key,
@@ -59,7 +58,7 @@ impl Told {
             blake3: found.blake3.map(|hash| bytes::hex(&hash)),
             r#type: found.content_type,
             meta: found.meta.into_iter().map(|(name, value)| (name, value.into())).collect(),
-            device,
+            device: found.principal,
             time: moment::show(found.time),
         }
     }

@@ -289,9 +289,8 @@ async fn ls(typed: &Everywhere, output: &mut Output) -> Result<(), Failure> {
     let outcome = loop {
         match within(typed.timeout, "upload ls", async { listed.next().await.transpose() }).await {
             Ok(Some(found)) => {
-                let device = found.principal.strip_prefix("device/").unwrap_or(&found.principal);
                 let told = UnderWay {
-                    device: device.to_owned(),
+                    device: found.principal,
                     upload: found.id,
                     key: found.key,
                     name: found.name,

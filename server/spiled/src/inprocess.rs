@@ -58,18 +58,24 @@ struct Desk {
 
 impl Port for Desk {
     fn take<'b>(&mut self, now: Millis, inputs: &mut dyn Iterator<Item = Input<'b>>) {
-        let mut intake = self.session.intake();
         PAYLOADS.with_borrow_mut(|block| {
-            for Input { message, number, payload_crc } in inputs {
+            let mut next = inputs.next();
+            // The first is copied before the worker is locked: a chunk, which is large, mostly comes alone.
+            let mut payload = next.as_ref().map(|input| kept(block, input.message.payload()));
+            let mut intake = self.session.intake();
+            while let (Some(Input { message, number, payload_crc }), Some(copied)) =
+                (next, payload.take())
+            {
                 if let Message::Void(void) = &message {
                     intake.void(now, void.lane, number, void.count, void.code);
                 } else {
-                    let payload = kept(block, message.payload());
-                    intake.message(now, number, &message, &payload, payload_crc);
+                    intake.message(now, number, &message, &copied, payload_crc);
                 }
+                next = inputs.next();
+                payload = next.as_ref().map(|input| kept(block, input.message.payload()));
             }
+            intake.finish();
         });
-        intake.finish();
     }
 
     fn poll(&mut self, room: usize, sink: &mut dyn FnMut(&Message<'_>, u32)) {

@@ -54,6 +54,8 @@ pub const LINK_OUT_BYTES: usize = 1 << 20;
 pub const LINK_TURN_BYTES: usize = 64 * 1024;
 /// How long a link that was told to stop goes on answering what is in flight.
 pub const LINK_DRAIN_MS: u64 = 5000;
+/// A payload of a link that is this large has a buffer of its own; smaller ones share one.
+pub const LARGE_BYTES: usize = 16 * 1024;
 /// Entries of the registry in one frame.
 pub const REGISTRY_ENTRIES: usize = 1024;
 /// Groups in one frame of the registry.

@@ -8,7 +8,7 @@ mod registered;
 
 use std::{io, sync::Arc, time::Duration};
 
-use bytes::{Buf as _, BytesMut};
+use bytes::{Buf as _, Bytes, BytesMut};
 use spile_log::Durable;
 use spile_protocol::{
     code::Code,
@@ -26,7 +26,7 @@ use tokio_util::sync::CancellationToken;
 use self::registered::Defining;
 use crate::{
     clock::Clock,
-    limits::{LINK_DRAIN_MS, LINK_OUT_BYTES, LINK_TURN_BYTES},
+    limits::{LARGE_BYTES, LINK_DRAIN_MS, LINK_OUT_BYTES, LINK_TURN_BYTES},
     registry::{Copy, Follower},
     session::{Polled, Session},
     turns::Turns,
@@ -274,7 +274,13 @@ impl Link {
         let Some(Some(attached)) = self.sessions.get_mut(place(session)) else { return };
         // What is not an event carries no time: it is now.
         let time = if time == Millis(0) { Clock::wall() } else { time };
-        attached.intake().borrowed(time, number, message, payload_crc);
+        if message.payload().len() >= LARGE_BYTES {
+            // Copied before the worker is locked.
+            let payload = Bytes::copy_from_slice(message.payload());
+            attached.intake().message(time, number, message, &payload, payload_crc);
+        } else {
+            attached.intake().borrowed(time, number, message, payload_crc);
+        }
         self.turns.add(session.0);
     }
 

@@ -26,7 +26,7 @@ pub(crate) use state::{InboxArgs, StateCommand, StateGet, StateLs, TraceArgs};
 use crate::value::header::Pair;
 use crate::value::moment::{self, Moment};
 use crate::value::place::{self, Place};
-use crate::value::{duration, header, size};
+use crate::value::{duration, header};
 
 const EXAMPLES: &str = "\
 Examples, one a command:

@@ -330,18 +330,18 @@ fn a_service_is_served_again_when_the_server_is_back() {
 
 #[test]
 fn services_on_two_workers_are_one_row_of_calls_to_who_serves() {
-    let (split, running) = Split::started();
+    let (split, mut running) = Split::started();
     let context = split.of("operator").join("context.toml");
     let edge = running["edge-e1"].edge();
     let of = |name: &str| split.of("operator").join(name).display().to_string();
-    let told = format!(
+    let text = format!(
         "url = \"spile://localhost:{}\"\nca = {:?}\ncert = {:?}\nclient_key = {:?}\n",
         edge.port(),
         of("ca.pem"),
         of("operator.pem"),
         of("operator.key")
     );
-    std::fs::write(&context, told).unwrap();
+    std::fs::write(&context, text).unwrap();
     let context = context.display().to_string();
     let folder = TempDir::new().unwrap();
     let spile = |words: &[&str]| run(folder.path(), &[&["--context", &context], words].concat());
@@ -372,4 +372,26 @@ fn services_on_two_workers_are_one_row_of_calls_to_who_serves() {
         assert!(listed.contains(&format!("\"service\":\"{service}\"")), "{listed}");
     }
     assert!(listed.contains(r#""edge":"e1""#), "{listed}");
+    // The worker is killed under a call: it may have been done, and must not be done twice.
+    let waits = "touch begun; until [ -e go ]; do sleep 0.02; done";
+    let mut command = spile::spile(folder.path());
+    command.args(["--context", &context, "serve", &services[0], "--exec", waits]);
+    drop(serving.remove(0));
+    serving.push(Serve::start(&mut command));
+    let mut command = spile::spile(folder.path());
+    command.args(["--context", &context, "--json", "call", &services[0], "x", "--timeout", "30s"]);
+    let under_way = std::thread::spawn(move || ran(command.output().unwrap()));
+    until("its begin", || folder.path().join("begun").exists());
+    running.remove("worker-a").unwrap().end(Signal::KILL);
+    let under_way = under_way.join().unwrap();
+    assert_eq!(told(&under_way)["error"]["code"], "unknown-outcome");
+    assert_eq!(told(&under_way)["error"]["retry_after_ms"], Value::Null);
+    // One that went nowhere was not done.
+    let refused = spile(&["--json", "call", &services[0], "x"]);
+    assert_eq!((&told(&refused)["error"]["code"], refused.code), (&"unavailable".into(), 5));
+    assert_eq!(spile(&["call", &services[1], "x"]).code, 0, "the other's services go on");
+    // When it is back the service is there again, and who serves has done nothing for it.
+    std::fs::write(folder.path().join("go"), "").unwrap();
+    running.insert("worker-a".to_owned(), split.start("worker", "worker-a"));
+    until("it again", || spile(&["call", &services[0], "x"]).code == 0);
 }

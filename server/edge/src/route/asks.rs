@@ -72,7 +72,11 @@ impl<'s, 'i, 'b: 's> Gate<'s, 'i, 'b> {
         self.may_ask(request, Action::Call, Resource { key: None, name: service })?;
         match aim::aim(&call.fields, call.payload, &self.who.tenant, self.workers) {
             Ok(Aim::One(place)) => {
-                self.tables.ask(request, place);
+                if service.starts_with('$') {
+                    self.tables.ask(request, place);
+                } else {
+                    self.tables.ask_service(request, place, call.fields.idempotent);
+                }
                 Some(To::Worker(place))
             }
             Ok(Aim::Many(parts, fold)) => self.plan(request, Plan::Call(parts, fold)),

@@ -135,6 +135,10 @@ impl<'s, 'i, 'b: 's> Gate<'s, 'i, 'b> {
     pub(super) fn refuse_front(&mut self, away: Away) {
         let Some((to, lane, input)) = self.front.take() else { return };
         let retry = Some(away.retry_after_ms);
+        if let Some(Scope::Request(request)) = scope_of(&input.message) {
+            // It never went there: refused below, as what surely was not done.
+            self.tables.unask(request);
+        }
         if let To::Worker(place) | To::Lane(place) = to {
             // A BIND is kept: the worker hears it behind the LANE that opens the lane again.
             for lane in self.tables.lose(place, away) {

@@ -54,6 +54,8 @@ pub(super) enum Sub {
 enum Asks {
     /// Of one worker.
     One(usize),
+    /// The same for a call to a service, which may do what can't be done twice.
+    Call { place: usize, idempotent: bool },
     /// Of several: what they answer is gathered.
     Many(Box<Spread>),
 }
@@ -138,6 +140,15 @@ impl Tables {
         self.requests.push((request, Asks::One(place)));
     }
 
+    pub(super) fn ask_service(&mut self, request: RequestId, place: usize, idempotent: bool) {
+        self.requests.push((request, Asks::Call { place, idempotent }));
+    }
+
+    /// It goes nowhere after all.
+    pub(super) fn unask(&mut self, request: RequestId) {
+        self.requests.retain(|(known, _)| *known != request);
+    }
+
     /// May one more request be asked of several workers?
     pub(super) fn may_spread(&self) -> bool {
         let many = |(_, asks): &&(RequestId, Asks)| matches!(asks, Asks::Many(_));
@@ -188,9 +199,7 @@ impl Tables {
         let there = |at: usize| at == place;
         let retry = Some(away.retry_after_ms);
         let refusals = &mut self.refusals;
-        let mut refuse = |scope| {
-            refusals.push_back(Refusal { scope, code: Code::UNAVAILABLE, retry_after_ms: retry });
-        };
+        let away = |scope| Refusal { scope, code: Code::UNAVAILABLE, retry_after_ms: retry };
         self.subscriptions.retain_mut(|(id, sub)| {
             let lost = match sub {
                 Sub::One(at, _) => there(*at),
@@ -198,27 +207,32 @@ impl Tables {
                 Sub::Every(merge) => merge.lose(place),
             };
             if lost {
-                refuse(Scope::Subscription(*id));
+                refusals.push_back(away(Scope::Subscription(*id)));
             }
             !lost
         });
         self.requests.retain_mut(|(request, asks)| {
             let lost = match asks {
-                Asks::One(at) => there(*at),
+                Asks::One(at) => there(*at).then_some((Code::UNAVAILABLE, true)),
+                // spec §9.4.2: it may have been done.
+                Asks::Call { place: at, idempotent } => {
+                    there(*at).then_some((Code::UNKNOWN_OUTCOME, *idempotent))
+                }
                 Asks::Many(spread) => {
                     spread.lose(place);
-                    false
+                    None
                 }
             };
-            if lost {
-                refuse(Scope::Request(*request));
+            if let Some((code, again)) = lost {
+                let (scope, retry_after_ms) = (Scope::Request(*request), retry.filter(|_| again));
+                refusals.push_back(Refusal { scope, code, retry_after_ms });
             }
-            !lost
+            lost.is_none()
         });
         self.served.lose(place);
         self.uploads.retain(|(upload, at)| {
             if there(*at) {
-                refuse(Scope::Upload { upload: *upload, expected: 0 });
+                refusals.push_back(away(Scope::Upload { upload: *upload, expected: 0 }));
             }
             !there(*at)
         });
@@ -338,7 +352,7 @@ impl Tables {
     fn spreads(&mut self) -> impl Iterator<Item = (RequestId, &mut Spread)> {
         self.requests.iter_mut().filter_map(|(request, asks)| match asks {
             Asks::Many(spread) => Some((*request, &mut **spread)),
-            Asks::One(_) => None,
+            Asks::One(_) | Asks::Call { .. } => None,
         })
     }
 
@@ -346,7 +360,7 @@ impl Tables {
     pub(super) fn due(&self, now: Instant) -> impl Iterator<Item = Instant> {
         let spreads = self.requests.iter().filter_map(|(_, asks)| match asks {
             Asks::Many(spread) => Some(spread.due()),
-            Asks::One(_) => None,
+            Asks::One(_) | Asks::Call { .. } => None,
         });
         let merges = self.subscriptions.iter().flat_map(move |(_, sub)| match sub {
             Sub::Every(merge) => merge.due(now),

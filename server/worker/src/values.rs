@@ -16,7 +16,7 @@ use spile_protocol::{id, message::Fields};
 use crate::{
     checkpoint::{BadRow, Row, text, values as varints},
     limits::VALUES,
-    record::{Names, Tail},
+    record::{Names, Tail, kind},
     tables::scoped,
 };
 
@@ -99,6 +99,10 @@ impl Values {
 
     /// What stands in the log. record §10
     pub(crate) fn stored(&mut self, record: &Record, names: &Names<'_>, tail: &Tail<'_>) {
+        // What a worker itself publishes is no producer's word.
+        if !matches!(record.kind, kind::EVENT | kind::BATCH) || tail.number.0 == 0 {
+            return;
+        }
         let Some(lengths) = tail.lengths else { return };
         let Some(name) = self.name(names.tenant, names.key, names.topic) else { return };
         let behind = u64::from(record.positions).saturating_sub(1);

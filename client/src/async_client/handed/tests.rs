@@ -106,3 +106,14 @@ fn nobody_waits_for_an_answer_for_ever() {
     assert!(matches!(handed.poll_next(&mut cx), Poll::Ready(Some(Err(_)))), "why, once");
     assert!(matches!(handed.poll_next(&mut cx), Poll::Ready(None)));
 }
+
+#[test]
+fn of_an_inbox_only_done_is_answered_and_of_a_group_every_outcome() {
+    let inbox = Handed::new(None, Consume::default(), 1);
+    let outcomes = [Outcome::Done, Outcome::Retry { after_ms: 0 }, Outcome::Reject];
+    assert_eq!(outcomes.map(|outcome| inbox.answers(outcome)), [true, false, false]);
+    assert_eq!(outcomes.map(|outcome| handed().answers(outcome)), [true, true, true]);
+    assert!(inbox.check().is_ok(), "it needs no name");
+    let source = inbox.subscribe(SubscriptionId(1)).source;
+    assert_eq!(source, message::Source::Inbox);
+}

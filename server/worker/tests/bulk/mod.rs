@@ -97,7 +97,8 @@ impl Disks {
 }
 
 pub fn config() -> Config {
-    Config { name: "w".to_owned(), ..Config::default() }
+    // Every topic is kept, so that values are compared wherever views are.
+    Config { name: "w".to_owned(), keep: vec!["#".to_owned()], ..Config::default() }
 }
 
 /// What a session was told.

@@ -88,7 +88,9 @@ impl State {
                     .detail("uploads were given up halfway; connect again, or finish them");
                 return Poll::Ready(Err(refusal.into()));
             }
-            self.uploads.waiting.push(cx.waker().clone());
+            if !self.uploads.waiting.iter().any(|waker| waker.will_wake(cx.waker())) {
+                self.uploads.waiting.push(cx.waker().clone());
+            }
             return Poll::Pending;
         }
         let Some(what) = what.take() else { return Poll::Ready(Err(Error::Closed)) };
@@ -214,7 +216,7 @@ impl State {
             return Ok(false);
         };
         let (_, credit) = self.device.chunk_room(on_the_wire(number))?;
-        let room = if credit == 0 { 0 } else { pace.room().min(credit) };
+        let room = pace.room(credit, sending.left());
         let Some(chunk) = sending.chunk(room).filter(|chunk| !chunk.is_empty()) else {
             return Err(Machine::Busy);
         };

@@ -72,14 +72,18 @@ impl Pace {
         self.rate.map_or(FIRST, |rate| (rate / 2).clamp(LEAST, longest))
     }
 
-    /// How long the next chunk may be; nothing while a second's worth is under way.
-    pub(in super::super) fn room(&mut self) -> usize {
+    /// How long the next chunk of an upload may be that has so much left to send, where the credit leaves so much: nothing
+    /// while a second's worth is under way, or while only a crumb of a chunk could go.
+    pub(in super::super) fn room(&mut self, credit: usize, left: u64) -> usize {
         let most = self.rate.map_or(FIRST * FIRST_CHUNKS, |rate| rate.max(2 * LEAST));
-        if self.in_flight > 0 && self.in_flight + self.chunk() > most {
+        let wanted = self.chunk().min(left);
+        let credit = u64::try_from(credit).unwrap_or(u64::MAX);
+        let waits = credit < wanted / 2 || self.in_flight + wanted > most;
+        if credit == 0 || (self.in_flight > 0 && waits) {
             self.full = true;
             return 0;
         }
-        usize::try_from(self.chunk()).unwrap_or(usize::MAX)
+        usize::try_from(wanted.min(credit)).unwrap_or(usize::MAX)
     }
 }
 
@@ -90,22 +94,29 @@ mod tests {
     /// A link that carries so many bytes a second and answers a while later: what is in flight at most, and the longest
     /// chunk.
     fn run(rate: u64, latency_us: u64) -> (u64, u64) {
-        let (mut pace, mut now) = (Pace::default(), 0_u64);
-        let (mut most, mut longest, mut free_at) = (0, 0, 0);
+        go_on(&mut Pace::default(), &mut 0, rate, latency_us)
+    }
+
+    fn go_on(pace: &mut Pace, now: &mut u64, rate: u64, latency_us: u64) -> (u64, u64) {
+        let (mut most, mut longest, mut free_at) = (0, 0, *now);
         let mut flight = std::collections::VecDeque::new();
         for _ in 0..20_000 {
-            let credit = (1 << 20) - pace.in_flight;
-            let chunk = u64::try_from(pace.room()).unwrap();
-            if chunk > 0 && chunk <= credit {
-                pace.sent(Instant(now), chunk);
-                free_at = now.max(free_at) + chunk * 1_000_000 / rate;
+            let credit = usize::try_from((1 << 20) - pace.in_flight).unwrap();
+            let chunk = u64::try_from(pace.room(credit, u64::MAX)).unwrap();
+            if chunk > 0 {
+                pace.sent(Instant(*now), chunk);
+                free_at = free_at.max(*now) + chunk * 1_000_000 / rate;
                 flight.push_back((free_at + latency_us, chunk));
                 (most, longest) = (most.max(pace.in_flight), longest.max(chunk));
                 continue;
             }
             let (at, bytes) = flight.pop_front().unwrap();
-            now = at;
-            pace.stored(Instant(now), bytes);
+            *now = at;
+            pace.stored(Instant(*now), bytes);
+        }
+        while let Some((at, bytes)) = flight.pop_front() {
+            *now = at;
+            pace.stored(Instant(at), bytes);
         }
         (most, longest)
     }
@@ -125,6 +136,27 @@ mod tests {
             assert!(most <= (2 * rate).max(FIRST * FIRST_CHUNKS), "{rate}: {most}");
             assert!(longest <= (rate / 2 + rate / 8).max(FIRST), "{rate}: {longest}");
         }
+    }
+
+    #[test]
+    fn a_link_that_becomes_slow_is_found_out() {
+        let (mut pace, mut now) = (Pace::default(), 0);
+        go_on(&mut pace, &mut now, 100 << 20, 1_000);
+        go_on(&mut pace, &mut now, 20 << 10, 100_000);
+        let (most, longest) = go_on(&mut pace, &mut now, 20 << 10, 100_000);
+        assert!(most <= 40 << 10 && longest <= 12 << 10, "{most}, {longest}");
+    }
+
+    #[test]
+    fn no_crumbs_are_sent_but_the_end_of_a_file() {
+        let mut pace = Pace::default();
+        pace.sent(Instant(0), 1 << 20);
+        pace.stored(Instant(10_000), (1 << 20) - 9);
+        pace.stored(Instant(200_000), 8);
+        assert_eq!(pace.room(1_000, 1 << 20), 0, "more credit comes soon");
+        assert_eq!(pace.room(1_000, 700), 700);
+        pace.dropped(1);
+        assert_eq!(pace.room(1_000, 1 << 20), 1_000, "nothing is under way: no credit comes");
     }
 
     #[test]

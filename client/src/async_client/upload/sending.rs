@@ -215,6 +215,11 @@ impl Sending {
         None
     }
 
+    /// Bytes that were not sent on this connection.
+    pub(in super::super) const fn left(&self) -> u64 {
+        self.what.size.saturating_sub(self.next)
+    }
+
     pub(in super::super) fn sent(&mut self, bytes: u64) {
         self.next += bytes;
         self.told.sent += bytes;

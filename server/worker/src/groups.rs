@@ -13,6 +13,7 @@ pub(crate) mod change;
 mod cursor;
 pub mod definition;
 pub(crate) mod fate;
+mod handing;
 mod jobs;
 mod keys;
 pub(crate) mod letters;

@@ -88,6 +88,7 @@ struct Listed {
 #[derive(Debug, Serialize)]
 struct Seated {
     principal: String,
+    edge: String,
     in_flight: u64,
 }
 
@@ -375,8 +376,8 @@ pub(crate) fn shown(worker: &Worker, name: &Name) -> Option<Shown> {
     let (settled, dropped) = (group.settled, group.dropped);
     let lag = produced.saturating_sub(settled).saturating_sub(dropped).saturating_sub(dead);
     let members = live.members.values().map(|seat| {
-        let (principal, in_flight) = (seat.principal.clone(), seat.in_flight);
-        Seated { principal, in_flight }
+        let (principal, edge) = (seat.principal.clone(), seat.edge.to_string());
+        Seated { principal, edge, in_flight: seat.in_flight }
     });
     Some(Shown {
         definition: Definition::clone(&group.definition),

@@ -1,6 +1,6 @@
 //! Calls that read the log: how many events match between two places. A step a poll, so that others have their turn.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 
 use spile_protocol::{code::Code, id::RequestId};
 
@@ -11,7 +11,8 @@ use crate::{
         definition::{Definition, Place},
         live::Stored,
         member::Turn,
-        view::Name,
+        record::Mark,
+        view::{Group, Name},
     },
     limits::READ_BYTES,
     log::Read,
@@ -19,19 +20,73 @@ use crate::{
     worker::Worker,
 };
 
+/// What is settled, as a view says.
+#[derive(Default)]
+pub(crate) struct Settled {
+    floor: u64,
+    marks: HashMap<u64, Mark>,
+}
+
+impl Settled {
+    fn of(group: &Group) -> Self {
+        Self { floor: group.floor, marks: group.marks.clone() }
+    }
+
+    /// Everything before this position is settled.
+    fn from(&self) -> u64 {
+        self.marks.values().map(|mark| mark.at).min().unwrap_or(u64::MAX).min(self.floor)
+    }
+
+    /// The first position of a key that may be unsettled.
+    fn upto(&self, stream: u64) -> u64 {
+        self.marks.get(&stream).map_or(self.floor, |mark| mark.at)
+    }
+}
+
+/// Which events are counted.
+enum Which {
+    All,
+    /// Those that would come again or be skipped, if the group went on at this position.
+    Sought {
+        to: u64,
+        settled: Settled,
+    },
+}
+
+impl Which {
+    fn count(&self, stream: u64, (from, end): (u64, u64)) -> u64 {
+        match self {
+            Self::All => end - from,
+            Self::Sought { to, settled } => {
+                let upto = settled.upto(stream);
+                let again = end.min(upto).saturating_sub(from.max(*to));
+                let skipped = end.min(*to).saturating_sub(from.max(upto));
+                again + skipped
+            }
+        }
+    }
+}
+
 /// Counts what matches from one position to another.
 pub(crate) struct Count {
     matcher: Matcher,
     reader: Box<dyn Read>,
     from: u64,
     to: u64,
+    which: Which,
     pub(crate) events: u64,
 }
 
 impl Count {
-    pub(crate) fn new(worker: &Worker, name: &Name, filter: &str, (from, to): (u64, u64)) -> Self {
+    fn new(
+        worker: &Worker,
+        name: &Name,
+        filter: &str,
+        (from, to): (u64, u64),
+        which: Which,
+    ) -> Self {
         let matcher = Matcher::new(&name.0, filter);
-        Self { matcher, reader: worker.log.read(from), from, to, events: 0 }
+        Self { matcher, reader: worker.log.read(from), from, to, which, events: 0 }
     }
 
     /// Where a definition would begin here; `None` where it says nothing of this worker.
@@ -62,7 +117,7 @@ impl Count {
         for record in records {
             let (at, end) = (record.position.get().max(self.from), record.end().get().min(self.to));
             if at < end && self.matcher.matches(&record) {
-                self.events += end - at;
+                self.events += self.which.count(record.stream, (at, end));
             }
             self.from = self.from.max(record.end().get());
         }
@@ -135,19 +190,25 @@ impl Job {
         core.look();
         let (_, group) =
             core.groups.find(&self.name.0, &self.name.1).ok_or_else(|| unknown(&self.name.1))?;
-        let (filter, floor, shared) =
-            (group.definition.filter.clone(), group.floor, group.shared.clone());
+        let (filter, shared) = (group.definition.filter.clone(), group.shared.clone());
+        let settled = match &self.then {
+            Then::Show { .. } => Settled::default(),
+            Then::Seek { .. } => Settled::of(group),
+        };
         drop(core);
-        let range = match &self.then {
+        let (range, which) = match &self.then {
             Then::Show { .. } => {
                 let mut live = shared.live();
                 live.follow(turn.worker, &self.name, &shared);
-                (live.counted_to(), turn.end)
+                ((live.counted_to(), turn.end), Which::All)
             }
-            Then::Seek { to: Some(to), .. } => (floor.min(*to), floor.max(*to)),
+            Then::Seek { to: Some(to), .. } => {
+                let range = (settled.from().min(*to), turn.end);
+                (range, Which::Sought { to: *to, settled })
+            }
             Then::Seek { to: None, .. } => return Ok(None),
         };
-        Ok(Some(Count::new(turn.worker, &self.name, &filter, range)))
+        Ok(Some(Count::new(turn.worker, &self.name, &filter, range, which)))
     }
 
     fn counted(&self, turn: Turn<'_>, events: u64, to: u64) {

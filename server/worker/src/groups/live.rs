@@ -18,8 +18,8 @@ use crate::{
         backoff::Jitter,
         cursor::{Cursor, Matcher, Step},
         definition::Definition,
+        handing::Going,
         keys::{At, Keys, Out, Replay},
-        member::Going,
         record::{Entry, Mark, Retry, SettledTail, prefix},
         shared::Shared,
         view::{Group, Name},
@@ -47,6 +47,8 @@ pub(crate) struct Of {
 pub(crate) struct Seat {
     /// `ROLE/NAME`.
     pub(crate) principal: String,
+    /// Through which edge it came.
+    pub(crate) edge: Arc<str>,
     /// Events it has.
     pub(crate) in_flight: u64,
     /// It would take more.

@@ -8,29 +8,24 @@ use std::{
     sync::{Arc, atomic::Ordering},
 };
 
-use spile_log::Record;
 use spile_protocol::{
     code::Code,
-    id::{Position, SubscriptionId, Version},
+    id::SubscriptionId,
     limits,
-    message::{Deliver, Extras, Lengths, Message, Outcome, Scope, Trace},
-    time::Millis,
+    message::{Outcome, Scope},
 };
 
 use crate::{
     answers::Sink,
     bell::Bell,
-    block::{how_many, part, place},
     groups::{
-        keys::Out,
         live::{Live, Seat, Stored},
         outcome::Failed,
         shared::Shared,
         view::Name,
     },
-    joined::{Joined, Most},
-    limits::{GROUP_SETTLES, GROUP_TURN},
-    record::{self, Tail},
+    joined::Joined,
+    limits::GROUP_SETTLES,
     said::Said,
     session::Identity,
     spelling::Spelling,
@@ -58,35 +53,35 @@ pub(crate) struct Joins {
 
 /// A delivery that it was handed.
 #[derive(Clone, Copy, Debug)]
-struct Given {
-    stream: u64,
-    events: u32,
-    bytes: u32,
-    left: u32,
+pub(super) struct Given {
+    pub(super) stream: u64,
+    pub(super) events: u32,
+    pub(super) bytes: u32,
+    pub(super) left: u32,
 }
 
 /// One member.
 pub(crate) struct Member {
-    joins: Joins,
-    number: u64,
+    pub(super) joins: Joins,
+    pub(super) number: u64,
     pub(crate) name: Arc<Name>,
     pub(crate) shared: Arc<Shared>,
-    given: BTreeMap<u64, Given>,
-    delivered: u64,
-    events: u64,
-    bytes: u64,
-    spelling: Spelling,
-    joined: Joined,
-    answer: Option<Window>,
-    settles: VecDeque<Settling>,
+    pub(super) given: BTreeMap<u64, Given>,
+    pub(super) delivered: u64,
+    pub(super) events: u64,
+    pub(super) bytes: u64,
+    pub(super) spelling: Spelling,
+    pub(super) joined: Joined,
+    pub(super) answer: Option<Window>,
+    pub(super) settles: VecDeque<Settling>,
     /// What comes next is larger than what its window has left: it waits for a settlement of its own.
-    starved: bool,
+    pub(super) starved: bool,
     /// The turn of the group it looked at last.
-    stamp: u64,
+    pub(super) stamp: u64,
     /// While the group changes: the end of the log that was looked at.
-    looked: u64,
-    ending: bool,
-    over: Option<Said>,
+    pub(super) looked: u64,
+    pub(super) ending: bool,
+    pub(super) over: Option<Said>,
 }
 
 /// What it has to say of settlements.
@@ -103,46 +98,6 @@ pub(crate) struct Turn<'a> {
     pub(crate) now_ms: u64,
     pub(crate) end: u64,
     pub(crate) room: usize,
-}
-
-/// What handing out came to.
-enum Handed {
-    /// So many bytes were said.
-    Bytes(usize),
-    /// It has nothing more, or is dead.
-    Nothing,
-    NoCredit,
-    NoRoom,
-}
-
-/// Which event, and how it goes out.
-pub(crate) struct Going {
-    pub(crate) stream: u64,
-    pub(crate) record: Record,
-    /// Events of the record that do not go.
-    pub(crate) skip: u32,
-    pub(crate) attempt: u32,
-    /// How often it was handed out before, as a dead letter that goes out again.
-    pub(crate) before: u32,
-    pub(crate) replay: bool,
-}
-
-impl Going {
-    /// As a delivery of one event.
-    pub(crate) fn out(&self, (member, delivery): (u64, u64)) -> Out {
-        let skipped = u64::from(self.skip);
-        Out {
-            member,
-            delivery,
-            version: self.record.version.saturating_add(skipped),
-            position: self.record.position.get().saturating_add(skipped),
-            left: 1,
-            attempt: self.attempt,
-            deadline_ms: 0,
-            replay: self.replay,
-            trace: None,
-        }
-    }
 }
 
 impl Member {
@@ -201,7 +156,7 @@ impl Member {
         self.ending = true;
     }
 
-    fn has_credit(&self, events: u32, bytes: usize) -> bool {
+    pub(super) fn has_credit(&self, events: u32, bytes: usize) -> bool {
         let Window { events: most_events, bytes: most_bytes } = self.joins.window;
         let bytes = u64::try_from(bytes).unwrap_or(u64::MAX);
         self.given.is_empty()
@@ -210,7 +165,7 @@ impl Member {
                 && self.bytes.saturating_add(bytes) <= u64::from(most_bytes))
     }
 
-    fn hungry(&self) -> bool {
+    pub(super) fn hungry(&self) -> bool {
         !self.starved && !self.ending && self.has_credit(1, 1)
     }
 
@@ -311,15 +266,15 @@ impl Member {
         more
     }
 
-    fn fault(&self, code: Code, detail: &str) -> Said {
+    pub(super) fn fault(&self, code: Code, detail: &str) -> Said {
         Said::fault(code, Scope::Subscription(self.joins.id), detail)
     }
 
-    fn sit(&self, live: &mut Live, who: &Identity) {
+    pub(super) fn sit(&self, live: &mut Live, who: &Identity) {
         let hungry = self.hungry();
         let seat = live.members.entry(self.number).or_insert_with(|| {
             let principal = format!("{}/{}", who.role.name(), who.principal);
-            Seat { principal, in_flight: 0, hungry }
+            Seat { principal, edge: who.edge.clone(), in_flight: 0, hungry }
         });
         seat.hungry = hungry;
     }
@@ -376,248 +331,4 @@ impl Member {
         }
         Some((copy, events))
     }
-
-    fn hand_out(
-        &mut self,
-        live: &mut Live,
-        turn: Turn<'_>,
-        said: &mut usize,
-        sink: &mut Sink<'_>,
-    ) -> bool {
-        let mut handed = 0;
-        let mut more = false;
-        while self.hungry() {
-            if handed >= GROUP_TURN && live.others_hungry(self.number) {
-                more = true;
-                break;
-            }
-            let Some(stream) = live.keys.pop() else {
-                match live.read_on(turn.worker, turn.end) {
-                    Ok(Some(more_now)) if more_now => continue,
-                    Ok(Some(_)) => more = true,
-                    Ok(None) => self.caught_up(),
-                    Err(_) => {
-                        self.over = Some(self.fault(Code::CORRUPT, "the log can't be read"));
-                    }
-                }
-                break;
-            };
-            let left = if *said == 0 { usize::MAX } else { turn.room.saturating_sub(*said) };
-            match self.hand(live, turn, stream, left, sink) {
-                Ok(Handed::Bytes(bytes)) => (*said, handed) = (*said + bytes, handed + 1),
-                Ok(Handed::Nothing) => {}
-                Ok(Handed::NoCredit) => {
-                    live.keys.unpop(stream);
-                    self.starved = true;
-                }
-                Ok(Handed::NoRoom) => {
-                    live.keys.unpop(stream);
-                    more = true;
-                    break;
-                }
-                Err(_) => {
-                    live.keys.unpop(stream);
-                    self.over = Some(self.fault(Code::CORRUPT, "the log can't be read"));
-                    break;
-                }
-            }
-        }
-        // What can't be delivered is dead, and how far the log was read is kept now and then.
-        if let Err(code) = live.record(turn.worker, &self.shared, turn.now_ms) {
-            tracing::warn!(group = self.name.1, %code, "how far it is is not stored");
-        }
-        more
-    }
-
-    /// Nothing can go now. One that asked only for what there was ends with its last delivery.
-    fn caught_up(&mut self) {
-        self.joined = Joined::default();
-        if !self.joins.live && self.given.is_empty() {
-            self.ending = true;
-            self.over = Some(Said::End(self.joins.id));
-        }
-    }
-
-    /// Hands out the next of a key.
-    fn hand(
-        &mut self,
-        live: &mut Live,
-        turn: Turn<'_>,
-        stream: u64,
-        room: usize,
-        sink: &mut Sink<'_>,
-    ) -> Result<Handed, spile_log::ReadError> {
-        let Some(going) = live.next_of(turn.worker, stream)? else { return Ok(Handed::Nothing) };
-        let handed = self.deliver(live, turn, &going, room, sink);
-        let handed = handed.unwrap_or_else(|reason| {
-            live.dead_at_once(stream, &going, turn.now_ms, reason);
-            Handed::Nothing
-        });
-        if !going.replay && !matches!(handed, Handed::Bytes(_) | Handed::Nothing) {
-            live.cursor.give_back(going.record);
-        }
-        Ok(handed)
-    }
-
-    fn deliver(
-        &mut self,
-        live: &mut Live,
-        turn: Turn<'_>,
-        going: &Going,
-        room: usize,
-        sink: &mut Sink<'_>,
-    ) -> Result<Handed, &'static str> {
-        const DAMAGED: &str = "the event can't be read";
-        let Going { record, skip, .. } = going;
-        let (prefix, tail) = record::split(&record.head).map_err(|_| DAMAGED)?;
-        if !self.spelling.look(record, prefix, |_| true) {
-            return Err(DAMAGED);
-        }
-        let header = FIXED_HEADER + self.spelling.bytes() + tail.len();
-        let tail = Tail::parse(record.kind, tail, &record.payload).map_err(|_| DAMAGED)?;
-        let whole = tail.lengths.ok_or(DAMAGED)?;
-        let fits = how_many(whole, *skip, turn.who.frame_max.saturating_sub(header));
-        if fits == 0 {
-            return Err("it is longer than what its member takes");
-        }
-        let fits = fits.min(self.run_of(whole, going));
-        let all = *skip == 0 && fits == whole.count();
-        let bytes: usize = whole.iter().skip(place(*skip)).take(place(fits)).sum();
-        if !self.has_credit(fits, bytes) {
-            return Ok(Handed::NoCredit);
-        }
-        if header + bytes > room {
-            return Ok(Handed::NoRoom);
-        }
-        let frame = room.min(turn.who.frame_max).saturating_sub(header);
-        if all && going.attempt == 1 && !going.replay && self.join(live, record, &tail, frame) {
-            return self.say_joined(live, turn, going, (&tail, header), sink);
-        }
-        let mut spelled = [0; LENGTHS_BYTES];
-        let (lengths, payload, payload_crc) =
-            part(whole, *skip, fits, record, &mut spelled).ok_or(DAMAGED)?;
-        self.say(turn, going, &tail, (lengths, &payload, payload_crc), sink);
-        if *skip + fits < record.positions && !going.replay {
-            live.cursor.give_back(record.clone());
-        }
-        self.given(live, turn, going, &tail, (fits, bytes));
-        Ok(Handed::Bytes(header + bytes))
-    }
-
-    /// How many events go at once: within what the member asked for and its window. A retry goes alone, so that what is
-    /// counted against an event is its own.
-    fn run_of(&self, whole: Lengths<'_>, going: &Going) -> u32 {
-        if going.attempt > 1 || going.replay {
-            return 1;
-        }
-        let Window { events, bytes } = self.joins.window;
-        let left = u64::from(bytes).saturating_sub(self.bytes).min(u64::from(self.joins.max_bytes));
-        let left = usize::try_from(left).unwrap_or(usize::MAX);
-        let open = u64::from(events).saturating_sub(self.events);
-        let open = u32::try_from(open).unwrap_or(u32::MAX).min(self.joins.max_events);
-        how_many(whole, going.skip, left).min(open).max(1)
-    }
-
-    /// Do lone events behind this one go with it?
-    fn join(&mut self, live: &mut Live, record: &Record, tail: &Tail<'_>, room: usize) -> bool {
-        let Window { events, bytes } = self.joins.window;
-        let events = u64::from(events).saturating_sub(self.events);
-        let bytes = u64::from(bytes).saturating_sub(self.bytes);
-        let bytes = bytes.min(u64::from(self.joins.max_bytes));
-        let most = Most {
-            events: u32::try_from(events).unwrap_or(u32::MAX).min(self.joins.max_events),
-            bytes: room.saturating_sub(LENGTHS_BYTES).min(usize::try_from(bytes).unwrap_or(0)),
-            until: u64::MAX,
-        };
-        most.events > 1 && self.joined.take(record, tail, live.cursor.behind(record), most)
-    }
-
-    fn say_joined(
-        &mut self,
-        live: &mut Live,
-        turn: Turn<'_>,
-        going: &Going,
-        (tail, header): (&Tail<'_>, usize),
-        sink: &mut Sink<'_>,
-    ) -> Result<Handed, &'static str> {
-        let mut spelled = [0; LENGTHS_BYTES];
-        let Joined { lengths, payload, payload_crc, .. } = &self.joined;
-        let (lengths, payload_crc) =
-            (Lengths::encode(lengths.iter().copied(), &mut spelled), *payload_crc);
-        let lengths = lengths.map_err(|_| "its lengths can't be spelled")?;
-        self.say(turn, going, tail, (lengths, payload, payload_crc), sink);
-        let (events, bytes) = (lengths.count(), payload.len());
-        live.joined(&going.record, events);
-        self.given(live, turn, going, tail, (events, bytes));
-        Ok(Handed::Bytes(header + LENGTHS_BYTES.min(place(events) * 5) + bytes))
-    }
-
-    /// It was handed out.
-    fn given(
-        &mut self,
-        live: &mut Live,
-        turn: Turn<'_>,
-        going: &Going,
-        tail: &Tail<'_>,
-        (events, bytes): (u32, usize),
-    ) {
-        let Going { stream, skip, attempt, replay, .. } = going;
-        let trace = self.trace(tail, *skip);
-        self.spelling.delivered();
-        self.delivered += 1;
-        let narrow = u32::try_from(bytes).unwrap_or(u32::MAX);
-        let given = Given { stream: *stream, events, bytes: narrow, left: events };
-        self.given.insert(self.delivered, given);
-        self.events += u64::from(events);
-        self.bytes += u64::from(narrow);
-        let of = (self.number, self.delivered);
-        let out = Out { left: events, trace: Some(trace), ..going.out(of) };
-        live.hand(*stream, out, turn.now_ms);
-        self.sit(live, turn.who);
-        if let Some(seat) = live.members.get_mut(&self.number) {
-            seat.in_flight += u64::from(events);
-        }
-        let counters = &turn.worker.counters;
-        counters.delivered(events, bytes);
-        if *attempt > 1 || *replay {
-            counters.redelivered.add(u64::from(events));
-        }
-    }
-
-    fn trace(&self, tail: &Tail<'_>, skip: u32) -> Trace {
-        self.spelling.trace(tail.number, tail.extras.trace).nth(skip)
-    }
-
-    fn say(
-        &self,
-        turn: Turn<'_>,
-        going: &Going,
-        tail: &Tail<'_>,
-        (lengths, payload, payload_crc): (Lengths<'_>, &[u8], u32),
-        sink: &mut Sink<'_>,
-    ) {
-        let Going { record, skip, attempt, before, .. } = going;
-        let (spelling, skipped) = (&self.spelling, u64::from(*skip));
-        let name = turn.worker.name();
-        let deliver = Deliver {
-            subscription: self.joins.id,
-            key: spelling.key(),
-            topic: spelling.topic(),
-            kind: spelling.kind(),
-            worker: Some(name).filter(|_| spelling.is_first()),
-            attempt: attempt.saturating_add(*before),
-            version: Version(record.version.saturating_add(skipped)),
-            position: Position(record.position.get().saturating_add(skipped)),
-            time: Millis(tail.time_ms),
-            lengths,
-            extras: Extras { trace: Some(self.trace(tail, *skip)), ..tail.extras },
-            payload,
-        };
-        sink(&Message::Deliver(deliver), payload_crc);
-    }
 }
-
-/// The most a DELIVER takes beside names, lengths, extras and payload; the worker's name is in it.
-const FIXED_HEADER: usize = 128;
-/// The most the lengths of a block take: 1,024 varints, and how they are spelled.
-const LENGTHS_BYTES: usize = 5 * 1024;

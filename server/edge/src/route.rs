@@ -246,6 +246,7 @@ impl Route {
         for place in self.tables.forget_subscription(subscription) {
             if let Some(port) = self.ports.get_mut(place).and_then(Option::as_mut) {
                 port.take(wall, &mut std::iter::once(input));
+                self.tables.end_at(place, subscription);
             }
         }
     }

@@ -271,3 +271,35 @@ async fn a_group_that_no_worker_is_there_for_is_refused() {
     client.send(&[group(8)]).await;
     assert_eq!(client.shown().await, "fault unavailable Subscription(SubscriptionId(0)) 500");
 }
+
+#[tokio::test]
+async fn the_end_of_a_subscription_is_not_taken_for_the_next_ones_of_its_number() {
+    let (a, b, mut client) = two("svc", Role::Service).await;
+    let all = subscribe(everything(From::Start), 8);
+    client.send(&[all]).await;
+    a.say(&kept(4));
+    b.say(&kept(4));
+    assert!(client.shown().await.starts_with("credit"));
+    assert_eq!((heard(&a, 2).await.len(), heard(&b, 2).await.len()), (2, 2));
+    let gone = Fault {
+        code: Code::CORRUPT,
+        scope: Scope::Subscription(SubscriptionId(0)),
+        retry: false,
+        retry_after_ms: 0,
+        detail: "",
+    };
+    b.say(&Message::Fault(gone));
+    assert!(client.shown().await.starts_with("fault corrupt"));
+    assert_eq!(heard(&a, 1).await, ["end"]);
+    client.send(&[all]).await;
+    assert_eq!(heard(&a, 1).await, ["subscribe 4 events"]);
+    // What is said of the first one is not the second's, up to its end.
+    a.say(&deliver(Some("k9"), 1));
+    a.say(&Message::End(End { subscription: SubscriptionId(0) }));
+    a.say(&kept(4));
+    b.say(&kept(4));
+    assert!(client.shown().await.starts_with("credit"));
+    a.say(&deliver(Some("k1"), 1));
+    assert!(client.shown().await.contains("k1"));
+    assert!(b.heard().iter().all(|heard| heard != "end"), "it had ended by itself");
+}

@@ -82,9 +82,10 @@ impl Merge {
         })
     }
 
-    /// How many workers it is on.
-    pub(super) fn count(&self) -> usize {
-        self.parts.len()
+    /// The workers it is open at.
+    pub(super) fn places(&self) -> Vec<usize> {
+        let open = self.parts.iter().zip(0..).filter(|(part, _)| part.is_in());
+        open.map(|(_, place)| place).collect()
     }
 
     /// Has the client heard that it ended?
@@ -257,8 +258,8 @@ impl Merge {
         Ok(Heard { delivered, over: None })
     }
 
-    /// A fault of one worker's part is one of the whole: the others hear that it is over. But a worker may not have heard
-    /// of a group yet that others know: it is asked again.
+    /// A fault of one worker's part is one of the whole: the others hear that it is over. But of a group a worker may not
+    /// have heard yet that others know, or it can't serve it for a while: it is asked again.
     fn faulted(
         &mut self,
         place: usize,
@@ -268,8 +269,10 @@ impl Merge {
         out: &mut Turn<'_>,
     ) -> Result<Heard, Full> {
         let others = self.parts.iter().enumerate().any(|(at, part)| at != place && part.is_in());
-        if self.asked.is_group() && fault.code == Code::NOT_FOUND && others && !self.ending {
-            let wait = std::time::Duration::from_millis(u64::from(AWAY_RETRY_MS));
+        let passes = fault.code == Code::NOT_FOUND || fault.retry;
+        if self.asked.is_group() && passes && others && !self.ending {
+            let wait = fault.retry_after_ms.max(AWAY_RETRY_MS);
+            let wait = std::time::Duration::from_millis(u64::from(wait));
             if let Some(part) = self.parts.get_mut(place) {
                 part.state = State::Out { again: Some(now.after(wait)) };
             }
@@ -280,6 +283,9 @@ impl Merge {
             return Ok(Heard { delivered, over: None });
         }
         let told = machine.handle_downstream(now, &Message::Fault(*fault), 0, out)?;
+        if let Some(part) = self.parts.get_mut(place) {
+            part.state = State::Ended;
+        }
         Ok(Heard { delivered: 0, over: (told == Told::Said).then_some(self.id) })
     }
 

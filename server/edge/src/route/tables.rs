@@ -83,6 +83,9 @@ pub(super) struct Tables {
     subscriptions: Vec<(SubscriptionId, Sub)>,
     requests: Vec<(RequestId, Asks)>,
     uploads: Vec<(u32, usize)>,
+    /// Subscriptions the edge has ended at a worker that has not answered: what it still says of one is not about the next
+    /// of that number.
+    ending: Vec<(usize, SubscriptionId)>,
     pub(super) served: Served,
     pub(super) refusals: VecDeque<Refusal>,
     /// Answers of the edge's own, as frames: they go out when there is room.
@@ -185,9 +188,26 @@ impl Tables {
         let at = self.subscriptions.iter().position(|(known, _)| *known == id);
         match at.map(|at| self.subscriptions.swap_remove(at).1) {
             Some(Sub::One(place, _)) => vec![place],
-            Some(Sub::Every(merge)) => (0..merge.count()).collect(),
+            Some(Sub::Every(merge)) => merge.places(),
             None => Vec::new(),
         }
+    }
+
+    /// The edge ends a subscription at a worker.
+    pub(super) fn end_at(&mut self, place: usize, id: SubscriptionId) {
+        self.ending.push((place, id));
+    }
+
+    /// Is it about a subscription that the edge has ended there? The last that is said of it is its END or a FAULT.
+    fn is_of_before(&mut self, place: usize, message: &Message<'_>) -> bool {
+        let Some(id) = subscription_of(message) else { return false };
+        let Some(at) = self.ending.iter().position(|ending| *ending == (place, id)) else {
+            return false;
+        };
+        if matches!(message, Message::End(_) | Message::Fault(_)) {
+            self.ending.swap_remove(at);
+        }
+        true
     }
 
     pub(super) fn refuse(&mut self, scope: Scope, code: Code, retry_after_ms: Option<u32>) {
@@ -230,6 +250,7 @@ impl Tables {
             lost.is_none()
         });
         self.served.lose(place);
+        self.ending.retain(|(at, _)| !there(*at));
         self.uploads.retain(|(upload, at)| {
             if there(*at) {
                 refusals.push_back(away(Scope::Upload { upload: *upload, expected: 0 }));
@@ -254,6 +275,9 @@ impl Tables {
         now: Instant,
         out: &mut Turn<'_>,
     ) -> Result<Heard, Full> {
+        if self.is_of_before(place, message) {
+            return Ok(Heard::default());
+        }
         let id = subscription_of(message);
         match id.and_then(|id| self.subscription(id)) {
             Some(Sub::Every(merge)) => {

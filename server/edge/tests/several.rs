@@ -208,7 +208,9 @@ async fn a_group_goes_on_with_one_worker_and_is_joined_by_the_other_when_it_is_b
     // The whole credit is that worker's as long as it is alone.
     let all = heard(&a, 3).await;
     assert_eq!(all, ["attach svc service", "subscribe 4 events", "credit 8 1000"]);
+    // It says what it keeps once for all it was told before: the deliveries do not wait for a second answer.
     a.say(&kept(4));
+    assert_eq!(client.shown().await, "credit 4 500");
     a.say(&kept(8));
     assert_eq!(client.shown().await, "credit 8 500");
     a.say(&deliver(Some("k1"), 1));
@@ -217,6 +219,7 @@ async fn a_group_goes_on_with_one_worker_and_is_joined_by_the_other_when_it_is_b
     assert_eq!(heard(&b, 2).await, ["attach svc service", "subscribe 4 events"]);
     assert_eq!(heard(&a, 1).await, ["credit 4 500"]);
     b.say(&kept(4));
+    assert_eq!(client.shown().await, "credit 8 1000");
     b.say(&deliver(Some("k2"), 1));
     assert!(client.shown().await.starts_with("deliver Some(\"b\")"));
     // It goes with a delivery that was settled and not answered, and one that was not settled: neither counts as far as

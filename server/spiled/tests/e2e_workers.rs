@@ -18,9 +18,10 @@ use e2e::{Raw, acked, bind, event, tls};
 use rustix::process::Signal;
 use serde_json::{Value, json};
 use spile_protocol::{
+    code::Code,
     id::{RequestId, Slot, SubscriptionId},
     message::{
-        From, Message, Outcome, Settle, Source, Subscribe,
+        Body, From, Message, Outcome, Settle, Source, Subscribe,
         request::{self, Listing},
     },
     session::key,
@@ -284,4 +285,62 @@ fn an_edge_that_restarts_lets_in_whom_it_knew_while_the_registrys_worker_is_away
     let home = home("$registry");
     running.insert(home.to_owned(), split.start("worker", home));
     until(|| come(&running, "pump-7"), |heard| heard == "welcome pump-7");
+}
+
+/// Answers calls with who asked, until it is dropped.
+fn serve(raw: &mut Raw, service: &str) {
+    let serve = request::Serve { request: RequestId(3), service, window: 4 };
+    raw.send(&[Message::Serve(serve)]).unwrap();
+    let answered = raw.next(|message| match message {
+        Message::Reply(reply) => reply.fields.code.0,
+        other => panic!("{other:?}"),
+    });
+    assert_eq!(answered, Ok(0));
+}
+
+/// Answers one call: its caller as a JSON string.
+fn answer(raw: &mut Raw) {
+    let (request, caller) = raw
+        .next(|message| match message {
+            Message::Call(call) => (call.fields.request, call.fields.caller.to_owned()),
+            other => panic!("{other:?}"),
+        })
+        .unwrap();
+    let (code, more, content_type, detail) = (Code(0), false, "application/json", "");
+    let fields = request::Reply { request, code, more, content_type, detail };
+    let payload = json!(caller).to_string().into_bytes();
+    raw.send(&[Message::Reply(Body { fields, payload: &payload })]).unwrap();
+}
+
+#[test]
+fn a_service_on_another_worker_is_called_and_is_there_again_when_that_is_back() {
+    let (split, mut running) = Split::started();
+    let service = (0..).map(|n| format!("svc{n}")).find(|name| home(name) == "worker-b").unwrap();
+    let mut server = operator(&split, &running, 2);
+    let mut caller = operator(&split, &running, 1);
+    until(|| caller.call(&service, "who", &Value::Null), |got| got == &Err("not-found".to_owned()))
+        .unwrap_err();
+    serve(&mut server, &service);
+    let mut ask = |running: &Running| {
+        std::thread::scope(|scope| {
+            let asking = scope.spawn(|| {
+                // Until its worker is back, and has heard again of who serves.
+                until(
+                    || {
+                        let mut raw = operator(&split, running, 4);
+                        raw.call(&service, "who", &Value::Null)
+                    },
+                    Result::is_ok,
+                )
+            });
+            answer(&mut server);
+            asking.join().unwrap()
+        })
+    };
+    assert_eq!(ask(&running), Ok(json!("operator/operator")));
+    running.remove("worker-b").unwrap().end(Signal::KILL);
+    running.insert("worker-b".to_owned(), split.start("worker", "worker-b"));
+    assert_eq!(ask(&running), Ok(json!("operator/operator")));
+    let listed = caller.call("$service", "ls", &json!({})).unwrap();
+    assert_eq!(listed["services"][0]["service"], json!(service), "{listed}");
 }

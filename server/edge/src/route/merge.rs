@@ -39,8 +39,8 @@ pub(super) struct Merge {
     held: VecDeque<(usize, Box<[u8]>)>,
     /// The client waits for the CREDIT that says what is kept.
     unanswered: bool,
-    /// It was told once that the subscription is made.
-    made: bool,
+    /// What the client was told last to be kept, since the subscription is made.
+    told: Option<(u32, u32)>,
     /// The shares changed since the workers heard of theirs.
     respread: bool,
     /// The client said END.
@@ -75,7 +75,7 @@ impl Merge {
             sent: Sent::default(),
             held: VecDeque::new(),
             unanswered: true,
-            made: false,
+            told: None,
             respread: false,
             ending: false,
             over: false,
@@ -107,7 +107,7 @@ impl Merge {
     /// Subscribes at every worker. The others' events come where one is away; false where all are.
     pub(super) fn begin(&mut self, send: &mut Send<'_>) -> bool {
         // As many as there are: those that turn out to be away leave their share to the others.
-        self.parts.iter_mut().for_each(|part| part.state = State::In { unanswered: 0 });
+        self.parts.iter_mut().for_each(|part| part.state = State::In);
         for place in 0..self.parts.len() {
             self.subscribe_at(place, send);
         }
@@ -121,9 +121,7 @@ impl Merge {
         let Some(part) = self.parts.get_mut(place) else { return };
         let mut room = [0; 128];
         let subscribe = asked.at(id, part, share, &mut room);
-        if send(place, &Message::Subscribe(subscribe)).is_ok() {
-            part.asked_credit();
-        } else {
+        if send(place, &Message::Subscribe(subscribe)).is_err() {
             part.state = State::Out { again: None };
         }
     }
@@ -143,7 +141,7 @@ impl Merge {
     /// A worker came back: it goes on where it was.
     pub(super) fn join(&mut self, place: usize, send: &mut Send<'_>) {
         if let Some(part) = self.parts.get_mut(place) {
-            part.state = State::In { unanswered: 0 };
+            part.state = State::In;
         }
         self.subscribe_at(place, send);
         self.respread = true;
@@ -161,7 +159,7 @@ impl Merge {
             self.held.retain(|(at, _)| *at != place);
         }
         self.respread = true;
-        !self.made && !self.ending && self.count_in() == 0
+        self.told.is_none() && !self.ending && self.count_in() == 0
     }
 
     /// Tells the workers their shares, where those changed.
@@ -179,7 +177,6 @@ impl Merge {
             // One that is gone is found to be so in its turn.
             if part.share != (events, bytes) && send(place, &credit).is_ok() {
                 part.share = (events, bytes);
-                part.asked_credit();
             }
         }
     }
@@ -249,7 +246,7 @@ impl Merge {
         }
         let Some(part) = self.parts.get_mut(place) else { return Ok(Heard::default()) };
         if let Message::Credit(credit) = message {
-            part.kept(credit);
+            part.keeps(credit);
         } else if let Message::End(_) = message {
             part.state = State::Ended;
             self.respread = true;
@@ -367,19 +364,23 @@ impl Merge {
         out: &mut Turn<'_>,
     ) -> Result<(), Full> {
         let known = self.parts.iter().all(Part::has_answered);
-        if !self.unanswered || self.ending || !known || self.parts.iter().all(Part::is_out) {
+        if self.ending || !known || self.count_in() == 0 {
             return Ok(());
         }
-        let kept = self.parts.iter().filter_map(|part| part.kept);
+        let kept = self.parts.iter().filter_map(Part::window);
         let (events, bytes) = kept.fold((0_u32, 0_u32), |(events, bytes), (more, most)| {
             (events.saturating_add(more), bytes.saturating_add(most))
         });
         let (events, bytes) = (events.min(self.credit.0), bytes.min(self.credit.1));
-        let (events, bytes) = if events == 0 { self.credit } else { (events, bytes) };
+        // Workers answer with what they were told last, which may come later: more than was said is said.
+        let grown = self.told.is_some_and(|(told, most)| events > told || bytes > most);
+        if !self.unanswered && !grown {
+            return Ok(());
+        }
         let subscription = Some(self.id);
         let credit = Message::Credit(Credit { subscription, events, bytes, chunk_bytes: None });
         let _told: Told = machine.handle_downstream(now, &credit, 0, out)?;
-        (self.unanswered, self.made) = (false, true);
+        (self.unanswered, self.told) = (false, Some((events, bytes)));
         Ok(())
     }
 

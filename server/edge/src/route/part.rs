@@ -9,11 +9,8 @@ use spile_protocol::{
 /// How a worker is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum State {
-    /// It delivers; so many of its CREDITs are on their way.
-    In {
-        /// How many.
-        unanswered: u32,
-    },
+    /// It delivers.
+    In,
     /// It is away, or is asked again at that time; then it joins.
     Out {
         /// Not before.
@@ -168,40 +165,32 @@ impl Part {
     }
 
     pub(super) const fn is_in(&self) -> bool {
-        matches!(self.state, State::In { .. })
+        matches!(self.state, State::In)
     }
 
-    pub(super) const fn is_out(&self) -> bool {
-        matches!(self.state, State::Out { .. })
+    /// What it keeps of its share, as far as it has said.
+    pub(super) fn window(&self) -> Option<(u32, u32)> {
+        let (events, bytes) = self.kept.filter(|_| self.is_in())?;
+        Some((events.min(self.share.0), bytes.min(self.share.1)))
     }
 
     /// When it is asked again.
     pub(super) const fn again(&self) -> Option<Instant> {
         match self.state {
             State::Out { again } => again,
-            State::In { .. } | State::Ended => None,
+            State::In | State::Ended => None,
         }
     }
 
-    /// A CREDIT of it is on its way.
-    pub(super) const fn asked_credit(&mut self) {
-        if let State::In { unanswered } = &mut self.state {
-            *unanswered += 1;
-        }
-    }
-
-    /// It says what it keeps.
-    pub(super) const fn kept(&mut self, credit: &Credit) {
+    /// It says what it keeps: of what it was told last, where it was told more than once before it spoke.
+    pub(super) const fn keeps(&mut self, credit: &Credit) {
         self.kept = Some((credit.events, credit.bytes));
-        if let State::In { unanswered } = &mut self.state {
-            *unanswered = unanswered.saturating_sub(1);
-        }
     }
 
     /// Has it said what it keeps, or will it not?
     pub(super) const fn has_answered(&self) -> bool {
         match self.state {
-            State::In { unanswered } => unanswered == 0,
+            State::In => self.kept.is_some(),
             State::Out { .. } | State::Ended => true,
         }
     }

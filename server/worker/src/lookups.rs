@@ -204,9 +204,7 @@ impl Intake<'_> {
         match listing {
             Listing::State => {}
             Listing::Blobs | Listing::Uploads => return self.list_files(list),
-            Listing::Services => {
-                return self.refuse_request(request, "nothing of this kind is listed here");
-            }
+            Listing::Services => return self.list_names(list),
         }
         if self.desk.lookups.len() >= REQUESTS {
             return self.desk.refuse(0, request, Code::BUSY, "too many requests wait");

@@ -66,6 +66,19 @@ pub(crate) enum Said {
         /// Its last version; 0 where it has none.
         version: Version,
     },
+    /// An entry of a LIST of services.
+    Service {
+        /// The question's number.
+        request: RequestId,
+        /// Another entry follows.
+        more: bool,
+        /// The service.
+        name: String,
+        /// How many serve it.
+        members: u64,
+        /// What the next page begins after.
+        cursor: String,
+    },
     /// An answer to a CALL or SERVE.
     Reply {
         /// The question's number.
@@ -103,6 +116,7 @@ impl Said {
             | Self::Credit { .. }
             | Self::End(_)
             | Self::Refused { .. }
+            | Self::Service { .. }
             | Self::Version { .. }) => other,
         }
     }
@@ -111,7 +125,9 @@ impl Said {
     #[must_use]
     pub(crate) fn request(&self) -> Option<RequestId> {
         match self {
-            Self::Reply { request, .. } | Self::Version { request, .. } => Some(*request),
+            Self::Reply { request, .. }
+            | Self::Version { request, .. }
+            | Self::Service { request, .. } => Some(*request),
             Self::Fault { scope: Scope::Request(request), .. }
             | Self::Refused { scope: Scope::Request(request), .. } => Some(*request),
             Self::Refused { .. }
@@ -128,6 +144,7 @@ impl Said {
             Self::Fault { detail, .. } | Self::Refused { detail, .. } => 64 + detail.len(),
             Self::Credit { .. } | Self::End(_) | Self::Settled { .. } => 24,
             Self::Version { key, .. } => 64 + key.len(),
+            Self::Service { name, cursor, .. } => 64 + name.len() + cursor.len(),
             Self::Reply { detail, payload, .. } => 96 + detail.len() + payload.len(),
         }
     }
@@ -163,6 +180,11 @@ impl Said {
                 let (request, version) = (*request, *version);
                 let absent = version == Version(0);
                 let fields = Value { request, more: false, key, version, absent, ..no_value() };
+                sink(&Message::Value(Body { fields, payload: &[] }), 0);
+            }
+            Self::Service { request, more, name, members, cursor } => {
+                let (request, more, revision) = (*request, *more, *members);
+                let fields = Value { request, more, name, revision, cursor, ..no_value() };
                 sink(&Message::Value(Body { fields, payload: &[] }), 0);
             }
             Self::Reply { request, code, detail, content_type, payload } => {

@@ -11,11 +11,17 @@
 //! member's window is taken until that member has answered, whoever still waits.
 
 pub(crate) mod breaker;
+mod call;
 pub(crate) mod desk;
 mod listing;
 pub(crate) mod mailbox;
+mod member;
 
-pub use listing::{CallsStatus, OpenBreaker};
+pub use self::listing::{CallsStatus, OpenBreaker};
+pub(crate) use self::{
+    call::{Asker, Asking, Handed, Head, Refused, may_retry},
+    member::Serving,
+};
 
 #[cfg(test)]
 mod tests;
@@ -27,144 +33,20 @@ use std::{
 };
 
 use bytes::Bytes;
-use spile_protocol::{
-    code::{Class, Code},
-    id::RequestId,
-    limits,
-    message::Trace,
-    time::Instant,
-};
+use spile_protocol::{code::Code, limits, time::Instant};
 
 use tokio::sync::watch;
 
 use self::{
-    breaker::{Admit, Breaker, Outcome},
-    mailbox::{Answer, Letter, Mailbox},
+    breaker::{Admit, Outcome},
+    call::{Hex, Open, fault, outcome_of, refused, why},
+    mailbox::{Answer, Letter},
+    member::{Member, Service, choose, hand},
 };
 use crate::limits::{
-    BREAKER_PATIENCE_MS, BREAKERS_TOLD, CALL_ATTEMPTS, CALL_BYTES_WAITING, CALLS, CALLS_OF_SERVICE,
-    MEMBERS, RETRY_BUSY_MS, SERVICES,
+    BREAKER_PATIENCE_MS, BREAKERS_TOLD, CALL_ATTEMPTS, CALL_BYTES_WAITING, CALLS, MEMBERS,
+    RETRY_BUSY_MS, SERVICES,
 };
-
-/// Why a call or a registration is not taken.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Refused {
-    pub(crate) code: Code,
-    pub(crate) retry_after_ms: u32,
-    pub(crate) detail: String,
-}
-
-fn refused(code: Code, retry_after_ms: u32, detail: impl Into<String>) -> Refused {
-    Refused { code, retry_after_ms, detail: detail.into() }
-}
-
-/// What is asked, but for its payload.
-#[derive(Debug)]
-pub(crate) struct Head {
-    pub(crate) service: Box<str>,
-    pub(crate) method: Box<str>,
-    pub(crate) content_type: Box<str>,
-    /// `ROLE/NAME` of who asks.
-    pub(crate) caller: Box<str>,
-    /// As it came; its edge makes one where there was none.
-    pub(crate) trace: Option<Trace>,
-    pub(crate) idempotent: bool,
-}
-
-/// A call, as it came.
-#[derive(Debug)]
-pub(crate) struct Asking {
-    /// The service's name, with its tenant.
-    pub(crate) scoped: Arc<str>,
-    pub(crate) head: Arc<Head>,
-    pub(crate) payload: Bytes,
-    pub(crate) payload_crc: u32,
-    pub(crate) wait: Duration,
-    pub(crate) asker: Asker,
-}
-
-/// Who waits for an answer.
-#[derive(Clone, Debug)]
-pub(crate) struct Asker {
-    pub(crate) session: u64,
-    pub(crate) request: RequestId,
-    pub(crate) mail: Arc<Mailbox>,
-}
-
-/// A call on its way to a member.
-#[derive(Debug)]
-pub(crate) struct Handed {
-    pub(crate) head: Arc<Head>,
-    pub(crate) payload: Bytes,
-    pub(crate) payload_crc: u32,
-    pub(crate) remaining_ms: u32,
-}
-
-/// Who serves, as it registers.
-#[derive(Clone, Debug)]
-pub(crate) struct Serving {
-    pub(crate) session: u64,
-    /// `ROLE/NAME`.
-    pub(crate) principal: Box<str>,
-    pub(crate) edge: Arc<str>,
-    pub(crate) frame_max: usize,
-    pub(crate) mail: Arc<Mailbox>,
-}
-
-#[derive(Debug)]
-struct Member {
-    is: Serving,
-    window: u32,
-    /// Calls it has not answered.
-    open: Vec<u32>,
-    /// When it was chosen last: of equals, the one that waited longest is next.
-    turn: u64,
-}
-
-impl Member {
-    fn has_room(&self) -> bool {
-        self.open.len() < size(self.window) && size(self.is.mail.serves()) < limits::CALLS
-    }
-
-    /// How much of its window is in use, to be compared.
-    fn load(&self) -> u64 {
-        let open = u64::try_from(self.open.len()).unwrap_or(u64::MAX);
-        open.saturating_mul(1 << 32) / u64::from(self.window.max(1))
-    }
-}
-
-#[derive(Debug, Default)]
-struct Service {
-    members: Vec<Member>,
-    breaker: Breaker,
-    calls: u64,
-    failed: u64,
-}
-
-/// A call that its member has not answered.
-#[derive(Debug)]
-struct Open {
-    scoped: Arc<str>,
-    head: Arc<Head>,
-    /// Nobody: it only takes its place in the member's window.
-    asker: Option<Asker>,
-    member: u64,
-    /// What may still be handed out.
-    payload: Option<Bytes>,
-    payload_crc: u32,
-    /// The member has it.
-    sent: bool,
-    /// A part of the answer went to who asked.
-    parts: bool,
-    probe: bool,
-    /// It had so much time that it counts where there was no answer.
-    patient: bool,
-    /// What became of it was counted.
-    decided: bool,
-    begun: Instant,
-    deadline: Instant,
-    attempts: u32,
-}
 
 /// What was counted since the start.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -544,89 +426,6 @@ impl Services {
         let Some(open) = self.open.remove(&key) else { return };
         self.bytes = self.bytes.saturating_sub(open.payload.map_or(0, |payload| payload.len()));
         self.tidy(now, &open.scoped);
-    }
-}
-
-/// What a service's own code says of it: only that it is broken itself counts.
-fn outcome_of(code: Code) -> Outcome {
-    let broken = code != Code(0) && code.class() == Class::OurSide;
-    if broken { Outcome::Bad } else { Outcome::Good }
-}
-
-/// A trace id as people read it.
-struct Hex([u8; 16]);
-
-impl std::fmt::Display for Hex {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
-    }
-}
-
-/// Says that no answer comes. Whether to try again depends on what may have been done.
-fn fault(asker: &Asker, why: Refused, idempotent: bool) {
-    let Refused { code, retry_after_ms, detail } = why;
-    let letter = Letter::Fault {
-        request: asker.request,
-        code,
-        retry: may_retry(code, idempotent),
-        retry_after_ms,
-        detail,
-    };
-    if asker.mail.put(letter).is_err() {
-        tracing::error!("a fault was not put into a mailbox");
-    }
-}
-
-/// May the same call be made again as it is? Not where it may have been done, and must not be done twice.
-pub(crate) fn may_retry(code: Code, idempotent: bool) -> bool {
-    let unknown = code == Code::TIMED_OUT || code == Code::UNKNOWN_OUTCOME;
-    code.retry() && (idempotent || !unknown)
-}
-
-fn why(code: Code, service: &str) -> Refused {
-    match code {
-        Code::BUSY => refused(code, RETRY_BUSY_MS, format!("all members of {service} are busy")),
-        Code::TOO_LARGE => {
-            refused(code, 0, format!("no member of {service} takes so much at once"))
-        }
-        _ => refused(code, 0, format!("nobody serves {service}")),
-    }
-}
-
-/// The member with the least of its window in use; of equals, the one that waited longest.
-fn choose(service: &Service, but: Option<u64>, length: usize) -> Result<usize, Code> {
-    if service.members.iter().map(|member| member.open.len()).sum::<usize>() >= CALLS_OF_SERVICE {
-        return Err(Code::BUSY);
-    }
-    let serves = |member: &Member| {
-        member.window > 0 && Some(member.is.session) != but && !member.is.mail.is_gone()
-    };
-    let mut why = Code::NOT_FOUND;
-    let mut best: Option<(u64, u64, usize)> = None;
-    for (at, member) in service.members.iter().enumerate().filter(|(_, member)| serves(member)) {
-        if length.saturating_add(limits::BODY_FIELDS) > member.is.frame_max {
-            why = if why == Code::NOT_FOUND { Code::TOO_LARGE } else { why };
-        } else if !member.has_room() {
-            why = Code::BUSY;
-        } else {
-            let this = (member.load(), member.turn, at);
-            best = Some(best.map_or(this, |best| best.min(this)));
-        }
-    }
-    best.map(|(_, _, at)| at).ok_or(why)
-}
-
-fn hand(service: &mut Service, at: usize, key: u32, open: &mut Open, turn: u64) {
-    let Some(member) = service.members.get_mut(at) else { return };
-    member.open.push(key);
-    member.turn = turn;
-    open.member = member.is.session;
-    open.attempts += 1;
-    open.sent = false;
-    let mail = &member.is.mail;
-    mail.serving.fetch_add(1, Ordering::Relaxed);
-    if mail.put(Letter::Call(key)).is_err() {
-        tracing::error!("a call was not put into a mailbox");
     }
 }
 

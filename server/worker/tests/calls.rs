@@ -12,7 +12,10 @@ mod support;
 use spile_protocol::{
     code::Code,
     id::{RequestId, Role, Run},
-    message::{Body, Call, Message, Reply, Scope, Serve},
+    message::{
+        Body, Call, Message, Reply, Scope, Serve,
+        request::{List, Listing},
+    },
 };
 use spile_worker::attach_of;
 use support::{Called, Client, Told, open};
@@ -165,6 +168,38 @@ async fn names_that_are_not_ones_own_are_refused() {
     assert_eq!(fault(&pump.told(1).await), (Code::TOO_MANY, 100));
     serves(&mut pump, "s1", 0).await;
     serves(&mut pump, "s16", 1).await;
+}
+
+#[tokio::test]
+async fn names_of_services_are_listed_in_order_page_by_page() {
+    let folder = tempfile::tempdir().unwrap();
+    let worker = open(folder.path());
+    let mut pump = Client::new(&worker, "pump", 1);
+    for service in ["b2", "a", "b1", "b3", "c"] {
+        serves(&mut pump, service, 1).await;
+    }
+    serves(&mut pump, "b2", 0).await;
+    for (prefix, after, limit, want) in [
+        ("", "", 9, ["a", "b1", "b3", "c"].as_slice()),
+        ("", "a", 2, &["b1", "b3"]),
+        ("b", "", 1, &["b1"]),
+        ("b", "b1", 9, &["b3"]),
+        ("b", "zz", 9, &[""]),
+        ("x", "", 9, &[""]),
+    ] {
+        let (request, listing) = (RequestId(7), Listing::Services);
+        pump.say(0, &Message::List(List { request, listing, prefix, after, limit }));
+        let mut names = Vec::new();
+        pump.session.poll(support::ROOM, &mut |message, _| {
+            let Message::Value(value) = message else { panic!("{message:?}") };
+            let fields = value.fields;
+            assert_eq!(fields.revision, u64::from(!fields.absent), "one serves each");
+            assert_eq!(fields.more, names.len() + 1 < want.len());
+            assert_eq!(!fields.cursor.is_empty(), !fields.more && limit == 2 || limit == 1);
+            names.push(fields.name.to_owned());
+        });
+        assert_eq!(names, want, "{prefix} {after} {limit}");
+    }
 }
 
 #[tokio::test]

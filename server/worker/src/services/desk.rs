@@ -11,7 +11,6 @@ use std::{
 };
 
 use bytes::Bytes;
-use serde::{Deserialize, Serialize};
 use spile_protocol::{
     code::Code,
     id::{RequestId, Role},
@@ -23,18 +22,11 @@ use tokio::time::Sleep;
 
 use super::{
     Asker, Asking, Handed, Head, Refused, Serving,
-    listing::Listed,
     mailbox::{Answer, Letter, Mailbox},
     may_retry,
 };
 use crate::{
-    answers::Sink,
-    calls::{Not, asked, json, reply},
-    intake::Intake,
-    limits::PAGE_SERVICES,
-    said::Said,
-    session::Desk,
-    tables::scoped,
+    answers::Sink, calls::reply, intake::Intake, said::Said, session::Desk, tables::scoped,
     worker::Worker,
 };
 
@@ -313,49 +305,3 @@ fn say_call(key: u32, handed: &Handed, sink: &mut Sink<'_>) {
     };
     sink(&Message::Call(Body { fields, payload }), *payload_crc);
 }
-
-/// What `$service ls` is asked. admin §9, §1.7
-#[derive(Debug, Default, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-struct AskedList {
-    tenant: Option<String>,
-    after: String,
-    limit: Option<usize>,
-}
-
-#[derive(Serialize)]
-struct Page {
-    services: Vec<Listed>,
-    /// What the next page begins after; absent where this is the last.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    next: Option<String>,
-}
-
-impl Intake<'_> {
-    /// admin §9: who serves what, a page at a time.
-    pub(crate) fn list_services(&mut self, payload: &Bytes) -> Result<Bytes, Not> {
-        let asked: AskedList = asked(payload)?;
-        let tenant = self.tenant_of(asked.tenant.as_deref())?;
-        let limit = asked.limit.unwrap_or(100).clamp(1, PAGE_SERVICES);
-        let now = self.worker.clock.now();
-        let mut services = self.worker.services().page(now, &tenant, &asked.after, limit + 1);
-        let mut more = services.len() > limit;
-        services.truncate(limit);
-        // The page must fit the client's frame: a service takes less than this, and each of its members.
-        let mut room = self.desk.who.frame_max.saturating_sub(1024) / SERVICE_BYTES;
-        let fits = services.iter().take_while(|one| {
-            let takes = 1 + one.members.len();
-            let fits = takes <= room;
-            room = room.saturating_sub(takes);
-            fits
-        });
-        let fitting = fits.count().max(1).min(services.len());
-        more |= fitting < services.len();
-        services.truncate(fitting);
-        let next = services.last().filter(|_| more).map(|last| last.service.clone());
-        json(&Page { services, next })
-    }
-}
-
-/// The most a service, or a member of one, takes in a listing.
-const SERVICE_BYTES: usize = 384;

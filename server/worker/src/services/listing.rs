@@ -2,11 +2,21 @@
 
 use std::ops::Bound;
 
-use serde::Serialize;
-use spile_protocol::time::Instant;
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+use spile_protocol::{id::Version, message::request::List, time::Instant};
 
-use super::{Service, Services};
-use crate::tables::scoped;
+use super::{
+    Services,
+    member::{Member, Service},
+};
+use crate::{
+    calls::{Not, asked, json},
+    intake::Intake,
+    limits::PAGE_SERVICES,
+    said::Said,
+    tables::scoped,
+};
 
 /// A service, as operators see it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -73,6 +83,22 @@ impl Services {
         named.take(most).map(|(name, service)| listed(now, name, service)).collect()
     }
 
+    /// Names of a tenant's services that begin so, behind a name, and how many serve each; at most so many.
+    fn names(&self, tenant: &str, prefix: &str, after: &str, most: usize) -> Vec<(String, u64)> {
+        let begin = scoped(tenant, prefix);
+        let own = tenant.len() + 1;
+        // A page begins behind `after`, and not before the first name that begins so.
+        let behind = scoped(tenant, after).max(begin.clone());
+        let range = (Bound::Included(behind.as_str()), Bound::Unbounded);
+        let named = self.of.range::<str, _>(range).map_while(|(name, service)| {
+            name.starts_with(begin.as_str()).then_some(())?;
+            Some((name.get(own..)?.to_owned(), service.members.len()))
+        });
+        let counted = |(name, members)| (name, u64::try_from(members).unwrap_or(u64::MAX));
+        let served = named.filter(|(name, members)| name != after && *members > 0);
+        served.take(most).map(counted).collect()
+    }
+
     /// Breakers that are not closed, of all tenants, at most so many.
     pub(crate) fn open_breakers(&self, now: Instant, most: usize) -> Vec<OpenBreaker> {
         let open = self.of.iter().filter(|(_, service)| !service.breaker.is_closed());
@@ -91,7 +117,7 @@ impl Services {
 }
 
 fn listed(now: Instant, service: String, of: &Service) -> Listed {
-    let member = |member: &super::Member| ListedMember {
+    let member = |member: &Member| ListedMember {
         principal: member.is.principal.to_string(),
         edge: member.is.edge.to_string(),
         window: member.window,
@@ -106,3 +132,70 @@ fn listed(now: Instant, service: String, of: &Service) -> Listed {
         failed: of.failed,
     }
 }
+
+/// What `$service ls` is asked. admin §9, §1.7
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct AskedList {
+    tenant: Option<String>,
+    after: String,
+    limit: Option<usize>,
+}
+
+/// Its answer.
+#[derive(Serialize)]
+struct Page {
+    services: Vec<Listed>,
+    /// What the next page begins after; absent where this is the last.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    next: Option<String>,
+}
+
+impl Intake<'_> {
+    /// spec §9.3: LIST of services: names, and how many serve each.
+    pub(crate) fn list_names(&mut self, list: &List<'_>) {
+        let List { request, prefix, after, limit, .. } = *list;
+        let limit = usize::try_from(limit).unwrap_or(PAGE_SERVICES).clamp(1, PAGE_SERVICES);
+        let tenant = &self.desk.who.tenant;
+        let mut names = self.worker.services().names(tenant, prefix, after, limit + 1);
+        let beyond = names.len() > limit;
+        names.truncate(limit);
+        let Some((last, members)) = names.pop() else {
+            let key = String::new();
+            return self.desk.said(0, Said::Version { request, key, version: Version(0) });
+        };
+        for (name, members) in names {
+            let cursor = String::new();
+            self.desk.said(0, Said::Service { request, more: true, name, members, cursor });
+        }
+        let cursor = if beyond { last.clone() } else { String::new() };
+        self.desk.said(0, Said::Service { request, more: false, name: last, members, cursor });
+    }
+
+    /// admin §9: who serves what, a page at a time.
+    pub(crate) fn list_services(&mut self, payload: &Bytes) -> Result<Bytes, Not> {
+        let asked: AskedList = asked(payload)?;
+        let tenant = self.tenant_of(asked.tenant.as_deref())?;
+        let limit = asked.limit.unwrap_or(100).clamp(1, PAGE_SERVICES);
+        let now = self.worker.clock.now();
+        let mut services = self.worker.services().page(now, &tenant, &asked.after, limit + 1);
+        let mut more = services.len() > limit;
+        services.truncate(limit);
+        // The page must fit the client's frame: a service takes less than this, and each of its members.
+        let mut room = self.desk.who.frame_max.saturating_sub(1024) / SERVICE_BYTES;
+        let fits = services.iter().take_while(|one| {
+            let takes = 1 + one.members.len();
+            let fits = takes <= room;
+            room = room.saturating_sub(takes);
+            fits
+        });
+        let fitting = fits.count().max(1).min(services.len());
+        more |= fitting < services.len();
+        services.truncate(fitting);
+        let next = services.last().filter(|_| more).map(|last| last.service.clone());
+        json(&Page { services, next })
+    }
+}
+
+/// The most a service, or a member of one, takes in a listing.
+const SERVICE_BYTES: usize = 384;

@@ -4,7 +4,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::*;
+use spile_protocol::id::RequestId;
+
+use super::{mailbox::Mailbox, *};
 use crate::{bell::Bell, limits::BREAKER_FAILURES};
 
 const SECOND: Duration = Duration::from_secs(1);

@@ -169,13 +169,17 @@ pub struct Limits {
     pub drain: Duration,
 }
 
-/// The log's sizes.
+/// The logs' sizes, and what of uploads they take.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Durability {
     /// An event segment's size, in bytes.
     pub segment: u64,
     /// A chunk segment's size, in bytes.
     pub chunk_segment: u64,
+    /// The largest upload that is taken, in bytes.
+    pub upload_bytes: u64,
+    /// An upload nobody goes on with for so long is forgotten.
+    pub upload_idle: Duration,
 }
 
 /// How log lines are written.

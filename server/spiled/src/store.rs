@@ -58,7 +58,15 @@ impl Store {
     ) -> anyhow::Result<Self> {
         let data = room.data.path().to_owned();
         let (name, keep) = (room.config.name.clone(), room.config.keep.clone());
-        let config = spile_worker::Config { name, slots, keep, ..spile_worker::Config::default() };
+        let idle = durability.upload_idle.as_millis();
+        let config = spile_worker::Config {
+            name,
+            slots,
+            keep,
+            upload_bytes: durability.upload_bytes,
+            upload_idle_ms: u64::try_from(idle).unwrap_or(u64::MAX),
+            ..spile_worker::Config::default()
+        };
         let opened = spawn_blocking(move || open(&data, config, durability)).await;
         let (store, recovered) = opened.context("log: open")??;
         for (kept, recovered) in store.logs.iter().zip(&recovered) {
@@ -98,6 +106,7 @@ fn open(
     let options = Options { segment_bytes: durability.segment, ..Options::default() };
     // Bulk is not zero-filled ahead: that would halve its bandwidth. Nothing is held in reserve for it.
     let bulk = Options {
+        segment_bytes: durability.chunk_segment,
         prefill: false,
         reserve_bytes: 0,
         recent_bytes: 0,

@@ -64,6 +64,9 @@ name = "edge-1"
 tenants = ["main", "north"]
 [durability]
 segment = "16MiB"
+[uploads]
+largest = "10GiB"
+forget_after = "12h"
 [state]
 keep = ["state/#", "settings/+"]
 "#;
@@ -108,6 +111,8 @@ fn an_edge_and_a_worker_are_read() {
     assert_eq!(listen.port(), 7451);
     assert_eq!(edges[0].tenants, ["main", "north"]);
     assert_eq!(durability.segment, 16 << 20);
+    assert_eq!(durability.upload_bytes, 10 << 30);
+    assert_eq!(durability.upload_idle, Duration::from_secs(12 * 3600));
 }
 
 #[test]

@@ -22,7 +22,7 @@ use crate::{
     clock::Clock,
     core::Core,
     keeper::{Keeper, Kept},
-    limits::{VALUES, WAITING_CHUNK_BYTES},
+    limits::{UPLOAD_BYTES, UPLOAD_IDLE_MS, VALUES, WAITING_CHUNK_BYTES},
     log::{ChunkLog, EventLog},
     rebuild::{ApplyError, Rebuilt},
     registry::{self, Device, Follower},
@@ -50,6 +50,10 @@ pub struct Config {
     pub waiting_bytes: usize,
     /// Filters of topics whose latest event is kept.
     pub keep: Vec<String>,
+    /// The largest upload that is taken, in bytes; 1 TiB at most.
+    pub upload_bytes: u64,
+    /// An upload nobody goes on with for so long is forgotten.
+    pub upload_idle_ms: u64,
     /// What time it is.
     pub clock: TimeOfDay,
 }
@@ -62,6 +66,8 @@ impl Default for Config {
             slots: [0xff; 32],
             waiting_bytes: 4 << 20,
             keep,
+            upload_bytes: UPLOAD_BYTES,
+            upload_idle_ms: UPLOAD_IDLE_MS,
             clock: TimeOfDay::Wall,
         }
     }
@@ -211,7 +217,8 @@ impl Worker {
         let kept = Arc::new(Kept::new(core, views, checkpoint));
         let keeper = Keeper::start(kept.clone()).map_err(OpenError::Thread)?;
         let jobs = Arc::new(Jobs::default());
-        let tender = tended.then(|| Tender::start(kept.clone(), jobs.clone()));
+        let tender =
+            tended.then(|| Tender::start(kept.clone(), jobs.clone(), config.upload_idle_ms));
         let tender = tender.transpose().map_err(OpenError::Thread)?;
         let (counters, sessions) = (Counters::default(), AtomicU64::new(0));
         Ok(Arc::new(Self {
@@ -328,9 +335,9 @@ impl Worker {
         free::tend(&self.kept);
     }
 
-    /// Forgets uploads that nobody went on with for seven days before `now`: done by the same thread.
+    /// Forgets uploads that nobody went on with for as long as the configuration says before `now`: done by the same thread.
     pub fn expire_uploads(&self, now: Millis) {
-        free::expire(&self.kept, now);
+        free::expire(&self.kept, now, self.config.upload_idle_ms);
     }
 
     /// How far the chunk log is on disk, where there is one.

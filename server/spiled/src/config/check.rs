@@ -228,6 +228,10 @@ fn durability(reader: &mut Reader) -> Durability {
     Durability {
         segment: size(reader, "durability.segment", 1 << 20, 1 << 30, 256 << 20),
         chunk_segment: size(reader, "durability.chunk_segment", 1 << 20, 1 << 30, 256 << 20),
+        upload_bytes: size(reader, "uploads.largest", 1 << 10, 1 << 40, 1 << 40),
+        upload_idle: reader
+            .scalar("uploads.forget_after", forget_after)
+            .map_or(Duration::from_secs(7 * 86_400), |read| read.value),
     }
 }
 
@@ -442,6 +446,14 @@ fn endpoint(text: &str) -> Result<String, Wrong> {
 
 fn boolean(text: &str) -> Result<bool, Wrong> {
     text.parse().map_err(|_| wrong(format!("{text:?} is no yes or no"), "write true or false"))
+}
+
+fn forget_after(text: &str) -> Result<Duration, Wrong> {
+    match parse_duration(text) {
+        Some(idle) if idle >= Duration::from_secs(60) => Ok(idle),
+        Some(_) => Err(wrong(format!("{text} is below 1m"), "write at least 1m")),
+        None => Err(wrong(format!("{text:?} is no duration"), "write such as 12h or 7d")),
+    }
 }
 
 fn drain(text: &str) -> Result<Duration, Wrong> {

@@ -73,6 +73,8 @@ pub(super) const KEYS: &[Key] = &[
     key("limits.drain", ANY),
     key("durability.segment", STORE),
     key("durability.chunk_segment", STORE),
+    key("uploads.largest", STORE),
+    key("uploads.forget_after", STORE),
     key("state.keep", STORE),
     key("log.format", ANY),
     key("log.filter", ANY),

@@ -93,6 +93,9 @@ fn durable(out: &mut Toml, durability: Durability) {
     out.section("durability");
     out.text("segment", &show_size(durability.segment));
     out.text("chunk_segment", &show_size(durability.chunk_segment));
+    out.section("uploads");
+    out.text("largest", &show_size(durability.upload_bytes));
+    out.text("forget_after", &show_duration(durability.upload_idle));
 }
 
 fn limits(out: &mut Toml, config: &Config) {

@@ -16,7 +16,7 @@ use spile_protocol::{
 use crate::{
     core::Core,
     keeper::Kept,
-    limits::{EXPIRED_AT_ONCE, FREE_PERCENT, UPLOAD_IDLE_MS},
+    limits::{EXPIRED_AT_ONCE, FREE_PERCENT},
     log::ChunkLog,
     record::{Names, kind},
     uploads::{
@@ -69,13 +69,13 @@ impl Wanted {
     }
 }
 
-/// Forgets uploads that nobody went on with for seven days. At most a few at once.
-pub(crate) fn expire(kept: &Kept, now: Millis) {
+/// Forgets uploads that nobody went on with for so long. At most a few at once.
+pub(crate) fn expire(kept: &Kept, now: Millis, idle_ms: u64) {
     let mut core = kept.core();
     core.look();
     let idle = |upload: &Upload| now.0.saturating_sub(upload.time_ms.max(upload.work.active_ms));
     let uploads = core.uploads.view.uploads.iter();
-    let old = uploads.filter(|(_, upload)| idle(upload) > UPLOAD_IDLE_MS).map(|(&at, _)| at);
+    let old = uploads.filter(|(_, upload)| idle(upload) > idle_ms).map(|(&at, _)| at);
     let old: Vec<u64> = old.take(EXPIRED_AT_ONCE).collect();
     if old.is_empty() {
         return;

@@ -111,10 +111,10 @@ pub(crate) struct Tender {
 }
 
 impl Tender {
-    pub(crate) fn start(kept: Arc<Kept>, jobs: Arc<Jobs>) -> io::Result<Self> {
+    pub(crate) fn start(kept: Arc<Kept>, jobs: Arc<Jobs>, idle_ms: u64) -> io::Result<Self> {
         let shared = jobs.clone();
         let builder = thread::Builder::new().name("uploads".to_owned());
-        let thread = Some(builder.spawn(move || tend(&kept, &shared))?);
+        let thread = Some(builder.spawn(move || tend(&kept, &shared, idle_ms))?);
         Ok(Self { jobs, thread })
     }
 }
@@ -130,13 +130,13 @@ impl Drop for Tender {
     }
 }
 
-fn tend(kept: &Kept, jobs: &Jobs) {
+fn tend(kept: &Kept, jobs: &Jobs, idle_ms: u64) {
     while !jobs.is_closed() {
         match jobs.wait() {
             Some(job) => run(kept, &job),
             None if jobs.is_closed() => return,
             None => {
-                free::expire(kept, Clock::wall());
+                free::expire(kept, Clock::wall(), idle_ms);
                 free::tend(kept);
             }
         }

@@ -81,7 +81,7 @@ impl Intake<'_> {
     }
 
     fn open_first(&mut self, now: Millis, open: &Open<'_>, key: &str) -> Result<(), Not> {
-        if open.size > UPLOAD_BYTES {
+        if open.size > self.worker.config.upload_bytes.min(UPLOAD_BYTES) {
             return Err(Not(Code::TOO_LARGE, "the upload is larger than any may be"));
         }
         if open.name.chars().any(char::is_control) {

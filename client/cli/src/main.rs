@@ -98,9 +98,12 @@ async fn until_stopped(
             | Command::Serve(_)
             | Command::Bench(_)
     );
+    if ends_itself {
+        return perform(everywhere, command, output).await;
+    }
     tokio::select! {
         outcome = perform(everywhere, command, output) => outcome,
-        () = signal::stop(), if !ends_itself => Err(Failure::Quiet(Exit::Failed)),
+        () = signal::stop() => Err(Failure::Quiet(Exit::Failed)),
     }
 }
 

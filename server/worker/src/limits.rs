@@ -176,6 +176,8 @@ pub const GROUP_TURN: u32 = 16;
 pub const GROUP_ASKED: usize = 64;
 /// Groups of one page of a listing, at most.
 pub const PAGE_GROUPS: usize = 1000;
+/// Members of a group that are shown, at most.
+pub const PAGE_MEMBERS: usize = 1000;
 /// Dead letters of one page of a listing, at most.
 pub const PAGE_LETTERS: usize = 1000;
 /// The most attempts a group may allow.

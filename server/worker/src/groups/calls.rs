@@ -20,7 +20,7 @@ use crate::{
         view::{Group, Name},
     },
     intake::Intake,
-    limits::{GROUP_ASKED, GROUPS, PAGE_GROUPS},
+    limits::{GROUP_ASKED, GROUPS, PAGE_GROUPS, PAGE_MEMBERS},
     registry::TENANT,
     said::Said,
     worker::Worker,
@@ -375,7 +375,7 @@ pub(crate) fn shown(worker: &Worker, name: &Name) -> Option<Shown> {
     let (dead, in_flight) = (wide(group.letters.len()), live.keys.in_flight());
     let (settled, dropped) = (group.settled, group.dropped);
     let lag = produced.saturating_sub(settled).saturating_sub(dropped).saturating_sub(dead);
-    let members = live.members.values().map(|seat| {
+    let members = live.members.values().take(PAGE_MEMBERS).map(|seat| {
         let (principal, edge) = (seat.principal.clone(), seat.edge.to_string());
         Seated { principal, edge, in_flight: seat.in_flight }
     });

@@ -38,3 +38,7 @@ pub const LIST_WAIT: Duration = Duration::from_secs(5);
 /// Deliveries of a merged subscription that are not settled, or whose settlement was not answered. At the cap: the next
 /// is held back.
 pub const UNANSWERED: usize = 65_536;
+/// How long a worker whose turn it is to deliver to a group's consumer may have nothing, before the next has it …
+pub const TURN: Duration = Duration::from_millis(20);
+/// … twice as long each time nobody has, up to this.
+pub const TURN_MOST: Duration = Duration::from_millis(500);

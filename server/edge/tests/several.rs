@@ -306,3 +306,28 @@ async fn the_end_of_a_subscription_is_not_taken_for_the_next_ones_of_its_number(
     assert!(client.shown().await.contains("k1"));
     assert!(b.heard().iter().all(|heard| heard != "end"), "it had ended by itself");
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_consumer_of_one_at_a_time_is_delivered_to_in_turns() {
+    let (a, b, mut client) = two("svc", Role::Service).await;
+    client.send(&[group(1)]).await;
+    assert_eq!(heard(&a, 2).await, ["attach svc service", "subscribe 1 events"]);
+    assert_eq!(heard(&b, 2).await, ["attach svc service", "subscribe 0 events"]);
+    a.say(&kept(1));
+    b.say(&kept(0));
+    assert_eq!(client.shown().await, "credit 1 1000");
+    a.say(&deliver(Some("k1"), 1));
+    assert!(client.shown().await.starts_with("deliver"));
+    // The turn passes before the settlement makes room at the one that had it.
+    client.send(&[settle(1, Outcome::Done, 0)]).await;
+    assert_eq!(heard(&a, 2).await, ["credit 0 1000", "settle 1 Done"]);
+    assert_eq!(heard(&b, 1).await, ["credit 1 1000"]);
+    a.say(&settle(1, Outcome::Done, 0));
+    assert_eq!(client.shown().await, "settle 1 Done");
+    // It has nothing: the turn passes by itself.
+    while a.desk().heard.is_empty() {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    assert_eq!(a.heard(), ["credit 1 1000"]);
+    assert_eq!(heard(&b, 1).await, ["credit 0 1000"]);
+}

@@ -71,6 +71,8 @@ fn some(address: SocketAddr, tls: &Arc<ClientConfig>, key: &str, done: &mut u64)
 /// Who consumes: what came and what of it was answered.
 #[derive(Default)]
 struct Consumer {
+    /// How many events it takes at once.
+    events: u32,
     key: String,
     deliveries: u64,
     /// The last event of each key that came.
@@ -87,7 +89,7 @@ impl Consumer {
     }
 
     fn consume(&mut self, raw: &mut Raw) -> Result<(), Gone> {
-        raw.send(&[subscribe()]).map_err(|_| Gone)?;
+        raw.send(&[subscribe(self.events)]).map_err(|_| Gone)?;
         while !self.is_done() {
             let settles = raw.next(|message| self.hear(message))?;
             match settles {
@@ -97,7 +99,7 @@ impl Consumer {
                 // It is over, to be tried again.
                 Heard::Over => {
                     (self.deliveries, self.waits) = (0, VecDeque::new());
-                    raw.send(&[subscribe()]).map_err(|_| Gone)?;
+                    raw.send(&[subscribe(self.events)]).map_err(|_| Gone)?;
                 }
                 Heard::Nothing => {}
             }
@@ -156,11 +158,11 @@ fn settle(delivery: u64) -> Settle<'static> {
     Settle { subscription, delivery, outcome, events: 0, reason: "" }
 }
 
-fn subscribe() -> Message<'static> {
+fn subscribe(events: u32) -> Message<'static> {
     Message::Subscribe(Subscribe {
         subscription: SubscriptionId(0),
         source: Source::Group { name: "g", max_events: 8, max_bytes: 1 << 16 },
-        events: 64,
+        events,
         bytes: 1 << 20,
         live: true,
     })
@@ -192,7 +194,7 @@ fn a_group_loses_nothing_and_keeps_the_order_of_keys_while_a_worker_is_killed() 
     });
     operator.call("$group", "create", &group).unwrap();
     let mut moments = seed;
-    let mut consumer = Consumer::default();
+    let mut consumer = Consumer { events: 64, ..Consumer::default() };
     std::thread::scope(|scope| {
         let tls = &tls;
         let publishing = scope.spawn(move || publish(address, tls));
@@ -223,4 +225,24 @@ fn a_group_loses_nothing_and_keeps_the_order_of_keys_while_a_worker_is_killed() 
     assert_eq!(shown["settled_upto"].as_array().unwrap().len(), 2, "{shown}");
     let listed = operator.call("$group", "ls", &json!({})).unwrap();
     assert_eq!(listed["groups"].as_array().unwrap().len(), 1, "{listed}");
+}
+
+#[test]
+fn a_consumer_of_one_at_a_time_gets_all_from_both_workers() {
+    let (split, running) = Split::started();
+    let (address, tls) = (running["edge-e1"].edge(), split.operator());
+    let mut operator = loop {
+        if let Ok(raw) = Raw::hello(address, &tls, [1; 8]) {
+            break raw;
+        }
+    };
+    // Nothing that is handed out waits so long that its time runs out: one attempt is enough.
+    let group = json!({"name": "g", "filter": "g/#", "from": "start", "max_attempts": 1});
+    operator.call("$group", "create", &group).unwrap();
+    publish(address, &tls);
+    let mut consumer = Consumer { events: 1, ..Consumer::default() };
+    let mut raw = Raw::hello(address, &tls, [2; 8]).unwrap();
+    consumer.consume(&mut raw).unwrap();
+    let shown = operator.call("$group", "show", &json!({"name": "g"})).unwrap();
+    assert_eq!((&shown["lag"], &shown["dead"]), (&json!(0), &json!(0)), "{shown}");
 }

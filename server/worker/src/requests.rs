@@ -142,7 +142,7 @@ impl Intake<'_> {
             .groups
             .find(tenant, name)
             .ok_or(refused(Code::NOT_FOUND, "there is no such group"))?;
-        let window = kept(subscribe.events, subscribe.bytes);
+        let window = turned(kept(subscribe.events, subscribe.bytes), subscribe.events);
         let joins = Joins { id, window, max_events, max_bytes, live: subscribe.live };
         let (name, shared, bell) = (name.clone(), group.shared.clone(), self.desk.bell.clone());
         let member = Member::new(joins, self.worker.number(), name, shared, bell);
@@ -260,7 +260,7 @@ impl Intake<'_> {
         if let Some(subscription) = self.desk.subscription(id) {
             subscription.set_window(window);
         } else if let Some(member) = self.desk.groups.member(id) {
-            member.set_window(window);
+            member.set_window(turned(window, credit.events));
         }
     }
 
@@ -271,6 +271,11 @@ impl Intake<'_> {
             member.end();
         }
     }
+}
+
+/// spec §10.7: an edge whose client takes less than one delivery a worker has some of them wait for their turn.
+const fn turned(window: Window, events: u32) -> Window {
+    if events == 0 { Window { events: 0, ..window } } else { window }
 }
 
 /// The window that is kept, of the one that was asked for: a subscription without any would never deliver.

@@ -337,10 +337,12 @@ const fn spelled(message: Message<'_>) -> Input<'_> {
 /// With a window the edge can hold.
 fn windowed(message: Message<'_>) -> Message<'_> {
     if let Message::Subscribe(subscribe) = message {
-        let bytes = subscribe.bytes.min(WINDOW);
-        Message::Subscribe(Subscribe { bytes, ..subscribe })
+        // None at all is for workers whose turn it is not; spec §6.2.2: a client's one frame may always go.
+        let (events, bytes) = (subscribe.events.max(1), subscribe.bytes.min(WINDOW));
+        Message::Subscribe(Subscribe { events, bytes, ..subscribe })
     } else if let Message::Credit(credit) = message {
-        Message::Credit(Credit { bytes: credit.bytes.min(WINDOW), ..credit })
+        let (events, bytes) = (credit.events.max(1), credit.bytes.min(WINDOW));
+        Message::Credit(Credit { events, bytes, ..credit })
     } else {
         message
     }

@@ -21,7 +21,7 @@ use super::part::{Asked, Part, State};
 use super::sent::Sent;
 use super::{park_frame, tables::Heard, unpark};
 use crate::buffers::Turn;
-use crate::limits::{AWAY_RETRY_MS, UNANSWERED};
+use crate::limits::{AWAY_RETRY_MS, TURN, TURN_MOST, UNANSWERED};
 use crate::upstream::{Away, Workers};
 
 /// How a message goes to one worker.
@@ -43,6 +43,10 @@ pub(super) struct Merge {
     told: Option<(u32, u32)>,
     /// The shares changed since the workers heard of theirs.
     respread: bool,
+    /// Whose turn it is, where there are turns.
+    turn: usize,
+    /// When others have it, since nothing is delivered, and how long they had not.
+    rest: Option<(Instant, std::time::Duration)>,
     /// The client said END.
     ending: bool,
     over: bool,
@@ -77,6 +81,8 @@ impl Merge {
             unanswered: true,
             told: None,
             respread: false,
+            turn: 0,
+            rest: None,
             ending: false,
             over: false,
         })
@@ -95,6 +101,31 @@ impl Merge {
 
     fn count_in(&self) -> usize {
         self.parts.iter().filter(|part| part.is_in()).count()
+    }
+
+    /// Does a group's consumer take less than one delivery a worker? What is handed out must not wait here, since its time
+    /// runs: workers have their turns (spec §10.7).
+    fn takes_turns(&self) -> bool {
+        let events = usize::try_from(self.credit.0).unwrap_or(usize::MAX);
+        self.asked.is_group() && events < self.count_in()
+    }
+
+    /// What a worker is to keep.
+    fn share_of(&self, place: usize) -> (u32, u32) {
+        if !self.takes_turns() {
+            return self.share();
+        }
+        let count = self.count_in().max(1);
+        let before = self.parts.iter().take(place).filter(|part| part.is_in()).count();
+        let turns = usize::try_from(self.credit.0).unwrap_or(usize::MAX);
+        let has_turn = (before + count - self.turn % count) % count < turns;
+        (u32::from(has_turn), self.credit.1 / self.credit.0.max(1))
+    }
+
+    /// The next ones have their turn, and hear so before anything else.
+    fn next_turn(&mut self, send: &mut Send<'_>) {
+        self.turn = self.turn.wrapping_add(1);
+        self.tell_shares(send);
     }
 
     /// A worker's share of the client's credit; where there is less than one each, what is too much is held back here.
@@ -116,7 +147,7 @@ impl Merge {
     }
 
     fn subscribe_at(&mut self, place: usize, send: &mut Send<'_>) {
-        let share = self.share();
+        let share = self.share_of(place);
         let (id, asked) = (self.id, &self.asked);
         let Some(part) = self.parts.get_mut(place) else { return };
         let mut room = [0; 128];
@@ -135,7 +166,8 @@ impl Merge {
 
     /// When a worker is asked again that did not know the group.
     pub(super) fn due(&self, now: Instant) -> Option<Instant> {
-        self.parts.iter().filter_map(Part::again).filter(|at| *at > now).min()
+        let rest = self.rest.map(|(at, _)| at);
+        self.parts.iter().filter_map(Part::again).chain(rest).filter(|at| *at > now).min()
     }
 
     /// A worker came back: it goes on where it was.
@@ -163,20 +195,40 @@ impl Merge {
     }
 
     /// Tells the workers their shares, where those changed.
-    pub(super) fn tend(&mut self, send: &mut Send<'_>) {
+    pub(super) fn tend(&mut self, now: Instant, send: &mut Send<'_>) {
+        if self.takes_turns() && !self.ending && !self.over {
+            self.look_for_work(now, send);
+        }
         if std::mem::take(&mut self.respread) && !self.ending && !self.over {
             self.tell_shares(send);
         }
     }
 
+    /// Where those whose turn it is have nothing to deliver, the others are asked, less and less often.
+    fn look_for_work(&mut self, now: Instant, send: &mut Send<'_>) {
+        let idle = self.sent.len() == 0 && self.held.is_empty();
+        match self.rest {
+            Some((at, wait)) if idle && at <= now => {
+                let wait = (wait * 2).min(TURN_MOST);
+                self.rest = Some((now.after(wait), wait));
+                self.next_turn(send);
+            }
+            Some(_) if idle => {}
+            Some(_) => self.rest = None,
+            None if idle => self.rest = Some((now.after(TURN), TURN)),
+            None => {}
+        }
+    }
+
     fn tell_shares(&mut self, send: &mut Send<'_>) {
-        let (events, bytes) = self.share();
-        let subscription = Some(self.id);
-        let credit = Message::Credit(Credit { subscription, events, bytes, chunk_bytes: None });
-        for (place, part) in self.parts.iter_mut().enumerate().filter(|(_, part)| part.is_in()) {
+        let shares: Vec<_> = (0..self.parts.len()).map(|place| self.share_of(place)).collect();
+        let told = self.parts.iter_mut().zip(shares).enumerate();
+        for (place, (part, share)) in told.filter(|(_, (part, _))| part.is_in()) {
+            let ((events, bytes), subscription) = (share, Some(self.id));
+            let credit = Message::Credit(Credit { subscription, events, bytes, chunk_bytes: None });
             // One that is gone is found to be so in its turn.
-            if part.share != (events, bytes) && send(place, &credit).is_ok() {
-                part.share = (events, bytes);
+            if part.share != share && send(place, &credit).is_ok() {
+                part.share = share;
             }
         }
     }
@@ -202,6 +254,10 @@ impl Merge {
     fn settle(&mut self, settle: &Settle<'_>, send: &mut Send<'_>) {
         if settle.outcome == Outcome::Seen {
             return self.seen(settle, send);
+        }
+        if self.takes_turns() && self.sent.finishes(settle) {
+            // Before the settlement, which frees the credit of the one whose turn it was.
+            self.next_turn(send);
         }
         if let Some((place, delivery)) = self.sent.settle(settle)
             && send(place, &Message::Settle(Settle { delivery, ..*settle })).is_err()

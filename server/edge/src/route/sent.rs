@@ -71,6 +71,12 @@ impl Sent {
         None
     }
 
+    /// Is nothing left of the delivery behind this settlement?
+    pub(super) fn finishes(&mut self, settle: &Settle<'_>) -> bool {
+        let all = settle.events == 0 || matches!(settle.outcome, Outcome::Retry { .. });
+        self.at(settle.delivery).is_some_and(|one| all || one.left <= settle.events)
+    }
+
     fn did_not_count(&mut self, delivery: u64) {
         // Who settles so often what has ended, and never reads, hears of the first ones only.
         if self.uncounted.len() < UNANSWERED {

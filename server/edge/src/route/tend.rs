@@ -72,7 +72,7 @@ impl Route {
             send(place, &reply, crc::of(&[])).ok();
         }
         for merge in tables.merges() {
-            merge.tend(&mut |place, message| send(place, message, 0));
+            merge.tend(now, &mut |place, message| send(place, message, 0));
         }
     }
 

@@ -159,7 +159,9 @@ impl Member {
     pub(super) fn has_credit(&self, events: u32, bytes: usize) -> bool {
         let Window { events: most_events, bytes: most_bytes } = self.joins.window;
         let bytes = u64::try_from(bytes).unwrap_or(u64::MAX);
-        self.given.is_empty()
+        // spec §10.7: none at all is not its turn.
+        let turn = most_events > 0;
+        (turn && self.given.is_empty())
             || (self.given.len() < limits::DELIVERIES
                 && self.events + u64::from(events) <= u64::from(most_events)
                 && self.bytes.saturating_add(bytes) <= u64::from(most_bytes))

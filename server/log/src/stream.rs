@@ -141,8 +141,31 @@ impl StreamReader {
             && record.position.get() <= self.last
     }
 
-    fn enter(&mut self, segment: Arc<Segment>, row: &StreamRow) -> Result<(), ReadError> {
-        let view = segment.view(&*self.shared.disk)?;
+    /// The segment as it is now, and its file. One that was rewritten since it was found has another file under its name.
+    /// The file is opened before the index is asked: while a segment is rewritten its old file is held open.
+    fn now(&self, segment: Arc<Segment>) -> Result<(Arc<Segment>, View), ReadError> {
+        let mut segment = segment;
+        loop {
+            let view = segment.view(&*self.shared.disk)?;
+            match lock(&self.shared.index).sealed_at(segment.base) {
+                Some(current) if current.salt != segment.salt => segment = current,
+                Some(_) | None => return Ok((segment, view)),
+            }
+        }
+    }
+
+    fn enter(&mut self, found: Arc<Segment>, row: &StreamRow) -> Result<(), ReadError> {
+        let (segment, view) = self.now(found.clone())?;
+        let mut row = *row;
+        if segment.salt != found.salt {
+            let Lookup::Footer(trailer) = &segment.lookup else { return Ok(()) };
+            let (moved, _) =
+                segment.search::<StreamRow>(&view, trailer, |row| row.stream <= self.stream)?;
+            // Nothing of the stream was wanted any more.
+            let Some(moved) = moved.filter(|row| row.stream == self.stream) else { return Ok(()) };
+            row = moved;
+        }
+        let row = &row;
         let end = row.first_entry.saturating_add(row.entries);
         let Lookup::Footer(trailer) = &segment.lookup else { return Ok(()) };
         let first = self.first_wanted(&segment, &view, trailer, row)?;
@@ -293,10 +316,10 @@ impl StreamReader {
             stretches.push(Stretch::Gap(damaged(segment.base, segment.end)));
             return Ok(0);
         }
+        let (segment, view) = self.now(segment.clone())?;
         let Lookup::Footer(trailer) = &segment.lookup else {
             return self.back_by_record(position, stretches);
         };
-        let view = segment.view(&*self.shared.disk)?;
         let (row, sound) =
             segment.search::<StreamRow>(&view, trailer, |row| row.stream <= self.stream)?;
         match row.filter(|row| row.stream == self.stream) {

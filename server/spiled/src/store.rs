@@ -109,6 +109,8 @@ fn open(
         segment_bytes: durability.chunk_segment,
         prefill: false,
         reserve_bytes: 0,
+        // Bulk ends before events have to.
+        free_bytes_low: 2 * options.free_bytes_low,
         recent_bytes: 0,
         queue_bytes: CHUNK_QUEUE_BYTES,
         ..options.clone()

@@ -223,8 +223,7 @@ impl Session {
     /// waits for the disk.
     #[must_use]
     pub fn has_room(&self) -> bool {
-        let uploads = !self.desk.files.writings.is_empty();
-        let room = self.worker.has_room() && (!uploads || self.worker.has_room_for_chunks());
+        let room = self.there_is_room();
         if !room {
             self.lacked_room.store(true, Ordering::Relaxed);
         }
@@ -356,10 +355,15 @@ impl Session {
             || self.desk.groups.waits_for_disk()
     }
 
+    /// Bulk that waits for its disk stops those who send bulk, and nobody else.
+    fn there_is_room(&self) -> bool {
+        self.worker.has_room()
+            && (!self.desk.files.sends_chunks() || self.worker.has_room_for_chunks())
+    }
+
     /// Is there room again, where there was none?
     fn found_room(&self) -> bool {
-        let room = || self.worker.has_room() && self.worker.has_room_for_chunks();
-        let found = self.lacked_room.load(Ordering::Relaxed) && room();
+        let found = self.lacked_room.load(Ordering::Relaxed) && self.there_is_room();
         if found {
             self.lacked_room.store(false, Ordering::Relaxed);
         }

@@ -6,7 +6,7 @@
 //! first, and can be taken back.
 
 use std::{
-    collections::{BTreeSet, VecDeque},
+    collections::{BTreeSet, HashMap, VecDeque},
     sync::Arc,
 };
 
@@ -62,6 +62,8 @@ pub(crate) struct Uploads {
     marks: u64,
     /// Bytes of chunks since the last checkpoint.
     since_checkpoint: usize,
+    /// What was thought to be wanted of segments of chunks that were rewritten.
+    pub(crate) tried: HashMap<u64, u64>,
     /// Something was freed since space was last given back.
     pub(crate) freed: bool,
 }

@@ -330,9 +330,9 @@ impl Worker {
     /// [`Logs::inline`].
     pub fn tend_uploads(&self) {
         while let Some(job) = self.jobs.next() {
-            hashing::run(&self.kept, &job);
+            hashing::run(&self.kept, &self.jobs, &job);
         }
-        free::tend(&self.kept);
+        free::tend(&self.kept, &|| false);
     }
 
     /// Forgets uploads that nobody went on with for as long as the configuration says before `now`: done by the same thread.

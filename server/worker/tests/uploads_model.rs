@@ -473,3 +473,33 @@ fn whatever_happens_no_byte_is_asked_twice_and_every_blob_is_whole() {
         run(seed, 400);
     }
 }
+
+/// An UPLOAD that the full disk did not take loses its position to another; a chunk of the lost one that reaches its own
+/// disk later is not the other's.
+#[test]
+fn a_chunk_of_an_upload_that_was_lost_is_nobody_s() {
+    let disks = [SimDisk::new(1), SimDisk::new(2)];
+    let shelf = Shelf::default();
+    let (logs, worker) = start(&disks, &shelf);
+    let used: usize = disks[0].files().iter().map(|(_, content)| content.len()).sum();
+    disks[0].set_capacity(used as u64);
+    let mut lost = Mouth::new(&worker, "pump-1");
+    lost.open(1, 1, 10, "a");
+    lost.chunk(1, 0, b"01234");
+    // The event log is cut back, the chunk is on its way.
+    logs[0].pump();
+    disks[0].set_capacity(u64::MAX);
+    logs[0].tend();
+    lost.poll(1 << 20);
+    let told = lost.heard.pop_front();
+    assert!(matches!(told, Some(Heard::Failed { .. })), "{told:?}");
+    let mut other = Mouth::new(&worker, "pump-2");
+    other.open(1, 1, 10, "a");
+    logs.iter().for_each(|log| while log.pump() {});
+    other.poll(1 << 20);
+    let told = other.heard.pop_front();
+    assert!(matches!(told, Some(Heard::Opened { stored: 0, .. })), "{told:?}");
+    let dump = worker.dump();
+    let anew = Worker::open(config(), both(&logs), None).unwrap();
+    assert_eq!(anew.dump(), dump, "the same position, another mark");
+}

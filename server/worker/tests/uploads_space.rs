@@ -165,3 +165,48 @@ async fn bytes_that_rotted_are_not_handed_out() {
     assert_eq!(mouth.read(&blob, 0, 0).await, Err(Code::CORRUPT));
     assert_eq!(mouth.read(&blob, 100_000, 0).await.as_deref(), Ok(&whole[100_000..]));
 }
+
+#[tokio::test]
+async fn a_blob_is_read_on_while_its_segments_are_rewritten() {
+    let disks = Disks::new();
+    let logs = Logs { inline: true, ..disks.logs() };
+    let chunks = logs.chunks.clone().unwrap();
+    let worker = disks.worker_on(logs);
+    let mut mouth = Mouth::new(&worker, "pump-7");
+    let (kept, other) = (bytes(1, 1_200_000), bytes(2, 6_000_000));
+    for (number, whole) in [(1, &kept), (2, &other)] {
+        mouth.open(number, number as u8, whole.len(), "file");
+        mouth.opened(number).await;
+    }
+    for n in 0..24 {
+        mouth.chunk(1, n * 50_000, &kept[n * 50_000..][..50_000]);
+        mouth.chunk(2, n * 250_000, &other[n * 250_000..][..250_000]);
+        mouth.stored(2, (n as u64 + 1) * 250_000).await;
+    }
+    let mut blobs = Vec::new();
+    for (number, whole) in [(1, &kept), (2, &other)] {
+        mouth.seal(number, whole);
+        blobs.push(mouth.sealed(number).await.0);
+    }
+    mouth.get(&blobs[0], 0, 0);
+    mouth.poll(1);
+    let Some(Heard::Value { payload, more: true, .. }) = mouth.heard.pop_front() else {
+        panic!("no beginning")
+    };
+    let mut read = payload.to_vec();
+    let mut operator = Mouth::new(&worker, "operator");
+    operator.call("$blob", "rm", &format!(r#"{{"blob":"{}"}}"#, blobs[1])).await;
+    let before = disks.chunk_bytes();
+    worker.tend_uploads();
+    assert!(disks.chunk_bytes() < before / 2, "they were rewritten");
+    loop {
+        let heard = mouth.until(|_| true).await;
+        let Heard::Value { payload, more, .. } = heard else { panic!("{heard:?}") };
+        read.extend_from_slice(&payload);
+        if !more {
+            break;
+        }
+    }
+    assert!(read == kept, "another blob");
+    assert!(chunks.health().is_good(), "{:?}", chunks.health().damages);
+}

@@ -4,7 +4,11 @@
 //! The invariant: a chunk is wanted while a blob or an upload rests on it, durable or not, and as long as its freeing is not
 //! durable.
 
-use std::{collections::HashSet, ops::Range, sync::Arc};
+use std::{
+    collections::{HashMap, HashSet},
+    ops::Range,
+    sync::Arc,
+};
 
 use spile_protocol::{
     code::Code,
@@ -116,9 +120,9 @@ fn expire_one(core: &mut Core, now: Millis, at: u64) -> Option<Arc<Seat>> {
     seat
 }
 
-/// Gives back what was freed, where anything was.
-pub(crate) fn tend(kept: &Kept) {
-    let (log, wanted) = {
+/// Gives back what was freed, where anything was, until `stop` says so.
+pub(crate) fn tend(kept: &Kept, stop: &dyn Fn() -> bool) {
+    let (log, wanted, mut tried) = {
         let mut core = kept.core();
         core.look();
         let uploads = &mut core.uploads;
@@ -129,12 +133,20 @@ pub(crate) fn tend(kept: &Kept) {
         let log = chunks.log.clone();
         // What is not durable yet is looked at again.
         uploads.freed = uploads.first_pending().is_some();
-        (log, uploads.wanted())
+        (log, uploads.wanted(), std::mem::take(&mut uploads.tried))
     };
-    free(&log, &wanted);
+    free(&log, &wanted, &mut tried, stop);
+    kept.core().uploads.tried = tried;
 }
 
-fn free(log: &Arc<dyn ChunkLog>, wanted: &Wanted) {
+/// `tried`: what was thought to be wanted of segments that were rewritten. Where that was too little, and hardly anything
+/// was freed, it is not tried again before less is wanted.
+fn free(
+    log: &Arc<dyn ChunkLog>,
+    wanted: &Wanted,
+    tried: &mut HashMap<u64, u64>,
+    stop: &dyn Fn() -> bool,
+) {
     let first = wanted.first();
     let mut freed = 0_u64;
     match log.remove_before(first) {
@@ -142,12 +154,19 @@ fn free(log: &Arc<dyn ChunkLog>, wanted: &Wanted) {
         Err(error) => tracing::warn!(%error, "segments of chunks are not removed"),
     }
     let streams: HashSet<u64> = wanted.kept.iter().map(|kept| kept.0).collect();
-    for (segment, bytes) in log.segments() {
+    let segments = log.segments();
+    tried.retain(|at, _| segments.iter().any(|(segment, _)| segment.start == *at));
+    for (segment, bytes) in segments {
+        if stop() {
+            return;
+        }
         let live = wanted.bytes_in(&segment);
         let little = live.saturating_mul(100) < bytes.saturating_mul(FREE_PERCENT);
-        if segment.end > wanted.horizon || !little {
+        let again = tried.get(&segment.start).is_some_and(|&before| live >= before);
+        if segment.end > wanted.horizon || !little || again {
             continue;
         }
+        tried.insert(segment.start, live);
         let rewritten = log.rewrite(segment.start, &mut |record| {
             record.position.get() >= wanted.horizon || streams.contains(&record.stream)
         });

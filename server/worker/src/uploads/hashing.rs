@@ -72,8 +72,8 @@ impl Jobs {
 }
 
 /// Does a job.
-pub(crate) fn run(kept: &Kept, job: &Job) {
-    if read_on(kept, job).is_none() {
+pub(crate) fn run(kept: &Kept, jobs: &Jobs, job: &Job) {
+    if read_on(kept, jobs, job).is_none() {
         job.hash.lock().broken = true;
     }
     job.hash.lock().asked = false;
@@ -81,7 +81,7 @@ pub(crate) fn run(kept: &Kept, job: &Job) {
 }
 
 /// `None` where the log can't be read.
-fn read_on(kept: &Kept, job: &Job) -> Option<()> {
+fn read_on(kept: &Kept, jobs: &Jobs, job: &Job) -> Option<()> {
     let (log, Part { offset, stream, last }) = {
         let mut core = kept.core();
         let Some(upload) = core.uploads.upload(job.upload) else { return Some(()) };
@@ -95,6 +95,9 @@ fn read_on(kept: &Kept, job: &Job) -> Option<()> {
     let mut reader = log.read_stream(stream, last, from.saturating_add(1));
     let mut records = VecDeque::new();
     while reader.next(READ_BYTES, &mut records).ok()? {
+        if jobs.is_closed() {
+            return Some(());
+        }
         for record in records.drain(..) {
             let length = u64::try_from(record.payload.len()).ok()?;
             job.hash.lock().take(record.version.checked_sub(length)?, &record.payload);
@@ -133,11 +136,11 @@ impl Drop for Tender {
 fn tend(kept: &Kept, jobs: &Jobs, idle_ms: u64) {
     while !jobs.is_closed() {
         match jobs.wait() {
-            Some(job) => run(kept, &job),
+            Some(job) => run(kept, jobs, &job),
             None if jobs.is_closed() => return,
             None => {
                 free::expire(kept, Clock::wall(), idle_ms);
-                free::tend(kept);
+                free::tend(kept, &|| jobs.is_closed());
             }
         }
     }

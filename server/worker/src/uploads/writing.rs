@@ -291,6 +291,11 @@ impl Files {
         self.durable.as_ref()
     }
 
+    /// Does the session write any upload, and follow the chunk log for it?
+    pub(crate) fn sends_chunks(&self) -> bool {
+        self.durable.is_some() && !self.writings.is_empty()
+    }
+
     pub(crate) fn writing(&mut self, upload: u32) -> Option<&mut Writing> {
         self.writings.iter_mut().find(|writing| writing.upload == upload)
     }

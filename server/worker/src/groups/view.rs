@@ -302,3 +302,101 @@ impl Group {
         self.definition.on_dead == crate::groups::definition::OnDead::Hold
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const END: u64 = 10;
+
+    fn named() -> Name {
+        ("main".to_owned(), "g".to_owned())
+    }
+
+    fn group(groups: &mut Groups, (id, epoch, removed): (u64, u32, bool), start: u64) {
+        let definition = serde_json::from_str(r#"{"name":"g","filter":"t"}"#).unwrap();
+        let tail = GroupTail { time_ms: 1, id, epoch, removed, start };
+        groups.put_group(END, named(), tail, Arc::new(definition));
+        groups.settle(END);
+    }
+
+    fn settled(groups: &mut Groups, epoch: u32, floor: u64, entries: Vec<Entry>) {
+        let tail = SettledTail { time_ms: 1, id: 5, epoch, floor, passed: floor };
+        groups.put_settled(END, Arc::new(named()), tail, entries);
+        groups.settle(END);
+    }
+
+    fn mark(at: u64, open: bool) -> Entry {
+        let mark = Mark { version: at, at, open, retry: None };
+        Entry::Key { stream: at, mark, events: 1 }
+    }
+
+    fn dead(position: u64) -> Entry {
+        let (reason, replay) = (String::new(), None);
+        let letter = Letter { stream: 1, version: 1, attempts: 1, time_ms: 1, reason, replay };
+        Entry::Dead { position, letter }
+    }
+
+    #[test]
+    fn what_was_settled_in_another_epoch_is_void() {
+        let mut groups = Groups::default();
+        group(&mut groups, (5, 1, false), 1);
+        settled(&mut groups, 1, 40, vec![mark(50, false), dead(3), dead(60)]);
+        group(&mut groups, (5, 2, false), 20);
+        for epoch in [1, 3] {
+            settled(&mut groups, epoch, 90, vec![mark(99, false), dead(7)]);
+        }
+        // An older definition, told again, changes nothing.
+        group(&mut groups, (5, 1, false), 1);
+        let group = groups.get(&named()).unwrap();
+        assert_eq!((group.epoch, group.start, group.floor, group.settled), (2, 20, 20, 0));
+        assert!(group.marks.is_empty());
+        // What is dead from below the new start stays, the rest comes again.
+        assert_eq!((group.letters.keys().collect::<Vec<_>>(), group.carried), (vec![&3], 1));
+    }
+
+    #[test]
+    fn the_floor_takes_marks_with_it_but_for_open_ones() {
+        let mut groups = Groups::default();
+        group(&mut groups, (5, 1, false), 1);
+        settled(&mut groups, 1, 40, vec![mark(50, false), mark(51, true), mark(60, false)]);
+        settled(&mut groups, 1, 50, vec![]);
+        // A lower floor than is known is none.
+        settled(&mut groups, 1, 45, vec![]);
+        let marks = |groups: &Groups| {
+            let mut marks: Vec<_> = groups.get(&named()).unwrap().marks.keys().copied().collect();
+            marks.sort_unstable();
+            marks
+        };
+        assert_eq!((marks(&groups), groups.get(&named()).unwrap().floor), (vec![51, 60], 50));
+        settled(&mut groups, 1, 70, vec![]);
+        assert_eq!(marks(&groups), [51]);
+    }
+
+    #[test]
+    fn a_group_that_is_removed_settles_nothing_and_keeps_nothing() {
+        let mut groups = Groups::default();
+        group(&mut groups, (5, 1, false), 1);
+        settled(&mut groups, 1, 40, vec![dead(3), mark(50, true)]);
+        group(&mut groups, (5, 2, true), 1);
+        settled(&mut groups, 2, 90, vec![dead(4)]);
+        assert!(groups.find("main", "g").is_none());
+        let group = groups.get(&named()).unwrap();
+        assert!(group.letters.is_empty() && group.marks.is_empty());
+    }
+
+    #[test]
+    fn what_is_cut_off_was_never_there() {
+        let mut groups = Groups::default();
+        group(&mut groups, (5, 1, false), 1);
+        let shared = groups.get(&named()).unwrap().shared.clone();
+        let stamp = shared.stamp();
+        let tail = SettledTail { time_ms: 1, id: 5, epoch: 1, floor: 40, passed: 4 };
+        groups.put_settled(END + 1, Arc::new(named()), tail, vec![dead(3)]);
+        groups.cut(END);
+        groups.settle(END + 1);
+        let group = groups.get(&named()).unwrap();
+        assert!(group.letters.is_empty() && group.floor == 1);
+        assert!(shared.stamp() != stamp, "who rests on it begins again");
+    }
+}

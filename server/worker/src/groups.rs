@@ -1,7 +1,7 @@
 //! Durable groups: sets of consumers that share what a filter matches, each event settled once. design "Groups, exactly"
 //!
-//! Two halves. The *view* ([`view`]) is a fold of durable records alone (GROUP, SETTLED): how far each group is, what waits
-//! for a retry, what is dead. It lives in the core. The *reading state* ([`live`]) is volatile: who has what, what is ready;
+//! Two halves. The *view* (`view`) is a fold of durable records alone (GROUP, SETTLED): how far each group is, what waits
+//! for a retry, what is dead. It lives in the core. The *reading state* (`live`) is volatile: who has what, what is ready;
 //! it begins as the view says, and is thrown away and begun again whenever the view takes another turn (seek, a log that was
 //! cut back). It stands behind its own lock, which is always taken before the core's.
 //!

@@ -22,7 +22,7 @@ use crate::{
     clock::Clock,
     core::Core,
     keeper::{Keeper, Kept},
-    limits::{UPLOAD_BYTES, UPLOAD_IDLE_MS, VALUES, WAITING_CHUNK_BYTES},
+    limits::{GROUP_KEYS, UPLOAD_BYTES, UPLOAD_IDLE_MS, VALUES, WAITING_CHUNK_BYTES},
     log::{ChunkLog, EventLog},
     rebuild::{ApplyError, Rebuilt},
     registry::{self, Device, Follower},
@@ -56,6 +56,8 @@ pub struct Config {
     pub upload_idle_ms: u64,
     /// What time it is.
     pub clock: TimeOfDay,
+    /// Keys of a group that may have something outstanding.
+    pub group_keys: usize,
 }
 
 impl Default for Config {
@@ -69,6 +71,7 @@ impl Default for Config {
             upload_bytes: UPLOAD_BYTES,
             upload_idle_ms: UPLOAD_IDLE_MS,
             clock: TimeOfDay::Wall,
+            group_keys: GROUP_KEYS,
         }
     }
 }

@@ -26,6 +26,9 @@ use spile_protocol::{
 use spile_worker::{Config, EventLog, TimeOfDay, Worker};
 use support::{Client, Delivered, Told, config};
 
+/// Keys a group may have something outstanding of.
+const FEW_KEYS: usize = 5;
+
 struct World {
     disk: SimDisk,
     log: Log,
@@ -46,7 +49,8 @@ impl World {
         let (log, _) = Log::open(Arc::new(disk.clone()), options).unwrap();
         let shared: Arc<dyn EventLog> = Arc::new(log.clone());
         let clock = Arc::new(AtomicU64::new(1_700_000_000_000));
-        let config = Config { clock: TimeOfDay::Set(clock.clone()), ..config() };
+        let (of_day, group_keys) = (TimeOfDay::Set(clock.clone()), FEW_KEYS);
+        let config = Config { clock: of_day, group_keys, ..config() };
         let worker = Worker::open(config, shared, None).unwrap();
         let world = Self { disk, log, clock, worker };
         let mut request = json!({ "name": "g", "filter": "t", "from": "start" });
@@ -169,4 +173,38 @@ async fn a_member_with_nothing_to_do_sleeps() {
     let again = events(&mut member);
     // What it had at hand was out for too long meanwhile: that comes again too.
     assert!(again.iter().any(|event| event.key == "a" && event.attempt == 2), "{again:?}");
+}
+
+#[tokio::test]
+async fn at_the_cap_of_keys_a_group_reads_no_further_until_some_are_done() {
+    let world = World::new(&json!({}));
+    for key in 0..8 {
+        world.publish(&format!("k{key}"), 1);
+    }
+    let mut member = world.join(100);
+    let first = events(&mut member);
+    assert_eq!(first.len(), FEW_KEYS, "{first:?}");
+    for event in &first {
+        member.settle_as(1, event.delivery, Outcome::Retry { after_ms: 1000 }, 0);
+    }
+    assert_eq!(events(&mut member), []);
+    world.pump();
+    assert_eq!(events(&mut member), []);
+    sleeps(&mut member);
+    let mut operator = Client::new(&world.worker, "operator", 9);
+    operator.call(1, "$group", "show", r#"{"name":"g"}"#);
+    let told: Vec<_> = (0..5).flat_map(|_| operator.poll().0).collect();
+    let [Told::Reply { payload, .. }] = &told[..] else { panic!("{told:?}") };
+    let shown: serde_json::Value = serde_json::from_slice(payload).unwrap();
+    assert_eq!((&shown["full"], &shown["waiting"]), (&json!(true), &json!(8)), "{shown}");
+    world.clock.fetch_add(1000, Ordering::AcqRel);
+    let mut keys = std::collections::BTreeSet::new();
+    for _ in 0..20 {
+        for event in events(&mut member) {
+            member.settle_as(1, event.delivery, Outcome::Done, 0);
+            keys.insert(event.key);
+        }
+        world.pump();
+    }
+    assert_eq!(keys.len(), 8, "{keys:?}");
 }

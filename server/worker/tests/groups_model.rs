@@ -84,6 +84,7 @@ struct World {
     shelf: Shelf,
     worker: Arc<Worker>,
     holds: bool,
+    group_keys: usize,
     members: Vec<Option<Member>>,
     names: u8,
     numbers: Vec<u64>,
@@ -101,7 +102,12 @@ struct World {
     shaken: bool,
 }
 
-fn begin(disk: &SimDisk, shelf: &Shelf, clock: &Arc<AtomicU64>) -> (Log, Arc<Worker>) {
+fn begin(
+    disk: &SimDisk,
+    shelf: &Shelf,
+    clock: &Arc<AtomicU64>,
+    group_keys: usize,
+) -> (Log, Arc<Worker>) {
     let options = Options {
         segment_bytes: 32 << 10,
         reserve_bytes: 0,
@@ -112,7 +118,7 @@ fn begin(disk: &SimDisk, shelf: &Shelf, clock: &Arc<AtomicU64>) -> (Log, Arc<Wor
     };
     let (log, _) = Log::open(Arc::new(disk.clone()), options).unwrap();
     let shared: Arc<dyn EventLog> = Arc::new(log.clone());
-    let config = Config { clock: TimeOfDay::Set(clock.clone()), ..config() };
+    let config = Config { clock: TimeOfDay::Set(clock.clone()), group_keys, ..config() };
     (log, Worker::open_with(config, shared, Box::new(shelf.clone())).unwrap())
 }
 
@@ -136,12 +142,18 @@ impl World {
         let mut random = Random::new(seed);
         let clock = Arc::new(AtomicU64::new(1_700_000_000_000));
         let (disk, shelf) = (SimDisk::new(random.choose(u64::MAX)), Shelf::default());
-        let (log, worker) = begin(&disk, &shelf, &clock);
+        // With few, the floor passes keys that are behind, and the group reads no further now and then.
+        let holds = random.choose(3) == 0;
+        let few = [2, 4, 1000][usize::try_from(random.choose(3)).unwrap()];
+        // Keys that are held stay: with few allowed, others would wait for an operator.
+        let group_keys = if holds { 1000 } else { few };
+        let (log, worker) = begin(&disk, &shelf, &clock, group_keys);
         let numbers = vec![1; KEYS];
         let publisher = publisher(&worker, &numbers);
         let mut world = Self {
-            holds: random.choose(3) == 0,
+            holds,
             random,
+            group_keys,
             clock,
             disk,
             log,
@@ -490,7 +502,7 @@ impl World {
         } else {
             self.disk.power_loss(&mut self.random)
         };
-        let (log, worker) = begin(&self.disk, &self.shelf, &self.clock);
+        let (log, worker) = begin(&self.disk, &self.shelf, &self.clock, self.group_keys);
         self.publisher = publisher(&worker, &self.numbers);
         (self.log, self.worker) = (log, worker);
         self.shaken = false;

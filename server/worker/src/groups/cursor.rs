@@ -106,10 +106,6 @@ impl Cursor {
         }
     }
 
-    pub(crate) fn skipped(&self) -> usize {
-        self.skip.len()
-    }
-
     /// Reads on until a key can go. Not called with a key ready: what is at hand is the newest.
     pub(crate) fn step(
         &mut self,

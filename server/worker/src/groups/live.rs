@@ -24,7 +24,7 @@ use crate::{
         shared::Shared,
         view::{Group, Name},
     },
-    limits::{GROUP_FLOOR_EVERY, GROUP_KEYS, GROUP_LAGGARDS, GROUP_LETTERS, GROUP_RECORD_BYTES},
+    limits::{GROUP_FLOOR_EVERY, GROUP_LAGGARDS, GROUP_LETTERS, GROUP_RECORD_BYTES},
     log::EventLog,
     record::kind,
     worker::Worker,
@@ -80,6 +80,7 @@ pub(crate) struct Live {
     /// Dead letters, and marks of the view, as counted last.
     pub(crate) letters: usize,
     marks: usize,
+    most_keys: usize,
     /// The floor as it was recorded last.
     floor: u64,
     pub(crate) jitter: Option<Jitter>,
@@ -220,7 +221,8 @@ impl Live {
         let jitter = self.jitter.take();
         let mut core = worker.core();
         core.look();
-        *self = Self { stamp: self.stamp, members, jitter, ..Self::default() };
+        let most_keys = worker.config.group_keys;
+        *self = Self { stamp: self.stamp, members, jitter, most_keys, ..Self::default() };
         self.members.values_mut().for_each(|seat| seat.in_flight = 0);
         let Some((name, group)) = core.groups.find(&name.0, &name.1) else { return };
         let (name, tenant) = (name.clone(), &name.0);
@@ -301,7 +303,7 @@ impl Live {
 
     /// May it look at further keys?
     pub(crate) fn has_room(&self) -> bool {
-        self.keys.len() + self.cursor.skipped() < GROUP_KEYS && self.letters < GROUP_LETTERS
+        self.keys.len() < self.most_keys && self.letters < GROUP_LETTERS
     }
 
     /// Says what waiting members look at.
@@ -336,7 +338,7 @@ impl Live {
     fn commit(&mut self, core: &mut Core, now_ms: u64) -> Result<Option<Stored>, Code> {
         let Some(of) = &self.of else { return Ok(None) };
         self.marks = core.groups.get(&of.name).map_or(0, |group| group.marks.len());
-        if self.marks > GROUP_KEYS / 2 {
+        if self.marks > self.most_keys / 2 {
             self.pass_laggards();
         }
         let (floor, passed) = self.cursor.floor(self.keys.first());

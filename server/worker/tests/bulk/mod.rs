@@ -67,8 +67,30 @@ impl Disks {
         Worker::open(config(), self.logs(), Some(&views)).unwrap()
     }
 
+    pub fn worker_big(&self) -> Arc<Worker> {
+        let folder = self.0.path().join("chunks");
+        std::fs::create_dir_all(&folder).unwrap();
+        let disk = Arc::new(RealDisk::open(&folder).unwrap());
+        let options = Options {
+            prefill: false,
+            reserve_bytes: 0,
+            recent_bytes: 0,
+            queue_bytes: 64 << 20,
+            ..Options::default()
+        };
+        let chunks = Log::open(disk, options).unwrap().0;
+        Worker::open(
+            config(),
+            Logs::new(Arc::new(self.log("events", 256 << 20)), Arc::new(chunks)),
+            None,
+        )
+        .unwrap()
+    }
+
+    /// On logs that no thread tends; uploads are abandoned after the usual time.
     pub fn worker_on(&self, logs: Logs) -> Arc<Worker> {
-        Worker::open(config(), logs, None).unwrap()
+        let upload_idle_ms = Config::default().upload_idle_ms;
+        Worker::open(Config { upload_idle_ms, ..config() }, logs, None).unwrap()
     }
 
     /// Puts a wrong bit where the chunk log has these bytes.
@@ -97,8 +119,14 @@ impl Disks {
 }
 
 pub fn config() -> Config {
-    // Every topic is kept, so that values are compared wherever views are.
-    Config { name: "w".to_owned(), keep: vec!["#".to_owned()], ..Config::default() }
+    Config {
+        name: "w".to_owned(),
+        // Every topic is kept, so that values are compared wherever views are.
+        keep: vec!["#".to_owned()],
+        // The thread that looks for abandoned uploads has another clock than the test.
+        upload_idle_ms: u64::MAX,
+        ..Config::default()
+    }
 }
 
 /// What a session was told.

@@ -34,6 +34,13 @@ impl Collector for Counts {
                 status.calls.breakers.len(),
             ),
             ("spile_worker_waiting_bytes", "Bytes that wait for the disk", status.waiting_bytes),
+            ("spile_worker_groups", "Durable groups", status.groups),
+            ("spile_worker_dead", "Dead letters", status.dead),
+            (
+                "spile_worker_in_flight",
+                "Events of groups handed out and not settled",
+                usize::try_from(status.in_flight).unwrap_or(usize::MAX),
+            ),
             ("spile_worker_open_uploads", "Uploads under way", status.files.open_uploads),
             ("spile_worker_blobs", "Sealed uploads", status.files.blobs),
         ] {
@@ -63,6 +70,9 @@ impl Collector for Counts {
                 status.calls.timed_out,
             ),
             ("spile_worker_calls_refused", "Calls handed to nobody", status.calls.refused),
+            ("spile_worker_settled", "Events of groups that were done", status.settled),
+            ("spile_worker_redelivered", "Events of groups handed out again", status.redelivered),
+            ("spile_worker_died", "Events of groups that died", status.died),
             ("spile_worker_found", "Look-ups that found something", status.found),
             ("spile_worker_missed", "Look-ups that found nothing new enough", status.missed),
         ] {

@@ -9,6 +9,7 @@ mod aim;
 mod asks;
 mod fold;
 mod gate;
+mod gathered;
 mod merge;
 mod pages;
 mod part;

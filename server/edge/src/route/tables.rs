@@ -17,8 +17,7 @@ use spile_protocol::{
 
 use super::{Counted, merge::Merge, park_frame, served::Served, spread::Spread, unpark};
 use crate::buffers::Turn;
-use crate::limits::SPREADS;
-use crate::upstream::{Away, Workers};
+use crate::upstream::Away;
 
 /// A lane that was opened.
 #[derive(Debug)]
@@ -51,7 +50,7 @@ pub(super) enum Sub {
 
 /// Where a request is asked.
 #[derive(Debug)]
-enum Asks {
+pub(super) enum Asks {
     /// Of one worker.
     One(usize),
     /// The same for a call to a service, which may do what can't be done twice.
@@ -80,8 +79,8 @@ pub(super) struct Heard {
 pub(super) struct Tables {
     lanes: Vec<Lane>,
     bound: Vec<Bound>,
-    subscriptions: Vec<(SubscriptionId, Sub)>,
-    requests: Vec<(RequestId, Asks)>,
+    pub(super) subscriptions: Vec<(SubscriptionId, Sub)>,
+    pub(super) requests: Vec<(RequestId, Asks)>,
     uploads: Vec<(u32, usize)>,
     /// Subscriptions the edge has ended at a worker that has not answered: what it still says of one is not about the next
     /// of that number.
@@ -89,7 +88,7 @@ pub(super) struct Tables {
     pub(super) served: Served,
     pub(super) refusals: VecDeque<Refusal>,
     /// Answers of the edge's own, as frames: they go out when there is room.
-    answers: VecDeque<Box<[u8]>>,
+    pub(super) answers: VecDeque<Box<[u8]>>,
     /// Calls that got a trace here.
     pub(super) traces: u32,
 }
@@ -150,21 +149,6 @@ impl Tables {
     /// It goes nowhere after all.
     pub(super) fn unask(&mut self, request: RequestId) {
         self.requests.retain(|(known, _)| *known != request);
-    }
-
-    /// May one more request be asked of several workers?
-    pub(super) fn may_spread(&self) -> bool {
-        let many = |(_, asks): &&(RequestId, Asks)| matches!(asks, Asks::Many(_));
-        self.requests.iter().filter(many).count() < SPREADS
-    }
-
-    pub(super) fn spread(&mut self, request: RequestId, spread: Spread) {
-        self.requests.push((request, Asks::Many(Box::new(spread))));
-    }
-
-    /// Says an answer of the edge's own.
-    pub(super) fn answer(&mut self, frames: impl IntoIterator<Item = Box<[u8]>>) {
-        self.answers.extend(frames);
     }
 
     pub(super) fn upload(&mut self, upload: u32, place: usize) {
@@ -359,68 +343,6 @@ impl Tables {
             Scope::Upload { upload, .. } => self.end_upload(upload),
             Scope::Session | Scope::Lane { .. } | Scope::Number { .. } | Scope::Route(_) => {}
         }
-    }
-
-    /// Keeps what a worker answers to a request that several were asked.
-    fn gather(&mut self, place: usize, message: &Message<'_>, payload_crc: u32) -> bool {
-        let Some(request) = request_of(message) else { return false };
-        let held: usize = self.spreads().map(|(_, spread)| spread.held()).sum();
-        let Some((_, spread)) = self.spreads().find(|(known, _)| *known == request) else {
-            return false;
-        };
-        let others = held.saturating_sub(spread.held());
-        spread.hear(place, message, payload_crc, others);
-        true
-    }
-
-    fn spreads(&mut self) -> impl Iterator<Item = (RequestId, &mut Spread)> {
-        self.requests.iter_mut().filter_map(|(request, asks)| match asks {
-            Asks::Many(spread) => Some((*request, &mut **spread)),
-            Asks::One(_) | Asks::Call { .. } => None,
-        })
-    }
-
-    /// When requests that several were asked are answered with what came, and workers asked again.
-    pub(super) fn due(&self, now: Instant) -> impl Iterator<Item = Instant> {
-        let spreads = self.requests.iter().filter_map(|(_, asks)| match asks {
-            Asks::Many(spread) => Some(spread.due()),
-            Asks::One(_) | Asks::Call { .. } => None,
-        });
-        let merges = self.subscriptions.iter().flat_map(move |(_, sub)| match sub {
-            Sub::Every(merge) => merge.due(now),
-            Sub::One(..) => None,
-        });
-        spreads.chain(merges)
-    }
-
-    /// Answers what several workers were asked, and all have answered or whose time is over.
-    pub(super) fn finish(
-        &mut self,
-        now: Instant,
-        workers: &Workers,
-        edge: impl Fn() -> serde_json::Map<String, serde_json::Value>,
-    ) {
-        let over = |spread: &Spread| spread.is_done() || spread.due() <= now;
-        while let Some(at) = self
-            .requests
-            .iter()
-            .position(|(_, asks)| matches!(asks, Asks::Many(spread) if over(spread)))
-        {
-            if let (request, Asks::Many(spread)) = self.requests.swap_remove(at) {
-                self.answers.extend(spread.finish(request, workers, &edge));
-            }
-        }
-    }
-
-    /// Says the edge's own answers, as long as there is room.
-    pub(super) fn say_answers(&mut self, machine: &mut Session, now: Instant, out: &mut Turn<'_>) {
-        while let Some(frame) = self.answers.pop_front() {
-            let Some((message, payload_crc)) = unpark(&frame) else { continue };
-            if machine.handle_downstream(now, &message, payload_crc, out).is_err() {
-                return self.answers.push_front(frame);
-            }
-        }
-        self.answers = VecDeque::new();
     }
 
     /// A worker's call, in the row of the client's numbers. One that the client can't take is answered for it.

@@ -14,10 +14,15 @@ use crate::{
 pub(super) fn say(copy: &Copy, mut say: impl FnMut(&Registry<'_>)) {
     let upto = copy.upto;
     let mut whole = copy.whole;
-    for part in copy.devices.chunks(REGISTRY_ENTRIES) {
+    let mut parts = copy.devices.chunks(REGISTRY_ENTRIES).peekable();
+    while let Some(part) = parts.next() {
         let mut room = vec![0; part.len() * 256];
         let entries = List::encode(part.iter().map(entry), &mut room).unwrap_or_default();
-        say(&Registry { upto, whole, entries, more: true, groups: List::default() });
+        let more = parts.peek().is_some() || !copy.groups.is_empty();
+        say(&Registry { upto, whole, entries, more, groups: List::default() });
+        if !more {
+            return;
+        }
         whole = false;
     }
     let mut parts = copy.groups.chunks(GROUPS_OF_FRAME).peekable();

@@ -269,6 +269,11 @@ impl Asked {
         self.outcome.is_some()
     }
 
+    /// Does somebody wait for an answer that may still come?
+    pub(super) const fn is_awaited(&self) -> bool {
+        self.outcome.is_none() && !self.forgotten
+    }
+
     pub(super) const fn is_forgotten(&self) -> bool {
         self.forgotten
     }

@@ -432,7 +432,9 @@ impl State {
             return Some(self.last_word.clone().unwrap_or_else(|| Refusal::of(code).into()));
         }
         // The server has said goodbye, and owes us nothing more.
-        let owes = self.device.in_flight().events > 0 || self.serves.is_busy();
+        let owes = self.device.in_flight().events > 0
+            || self.serves.is_busy()
+            || self.calls.iter().any(|(_, asked)| asked.is_awaited());
         (self.going && !owes).then(word)
     }
 

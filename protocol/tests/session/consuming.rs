@@ -263,6 +263,32 @@ fn a_question_is_answered_once() {
 }
 
 #[test]
+fn a_server_that_goes_away_waits_for_the_answer_to_a_call() {
+    let (mut talk, _) = Talk::open(Config::default());
+    let fields = Call {
+        request: RequestId(1),
+        service: "echo",
+        method: "say",
+        remaining_ms: 1000,
+        idempotent: false,
+        content_type: "",
+        caller: "user/ada",
+        trace: None,
+    };
+    assert_eq!(talk.tell(&Message::Call(Body { fields, payload: b"hi" })), Told::Said);
+    talk.edge.goaway(talk.now, Code::SHUTDOWN, 0, std::time::Duration::from_secs(10));
+    assert!(has(&talk.down(), "GoAway"));
+    assert_eq!(talk.closed(), None, "the call is in flight");
+    let fields =
+        Reply { request: RequestId(1), code: Code(0), more: false, content_type: "", detail: "" };
+    let reply = Message::Reply(Body { fields, payload: b"ho" });
+    talk.verb(|device, out| device.reply(&reply, spile_protocol::crc::of(b"ho"), out)).unwrap();
+    assert!(has(&talk.up(), "Reply"));
+    talk.down();
+    assert_eq!(talk.closed(), Some(Code::SHUTDOWN));
+}
+
+#[test]
 fn a_call_to_a_client_is_answered_once() {
     let (mut talk, _) = Talk::open(Config::default());
     let fields = Call {

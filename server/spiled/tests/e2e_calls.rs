@@ -319,6 +319,18 @@ fn who_serves_finishes_what_runs_and_takes_no_more() {
 }
 
 #[test]
+fn a_server_that_is_told_to_end_waits_for_the_answer_to_a_call() {
+    let (place, server) = Place::started();
+    let _serve = place.serve(&["serve", "jobs", "--exec", WAITS]);
+    let under_way = beside(&place, &["call", "jobs", "x", "--timeout", "30s"]);
+    until("its begin", || place.file("begun-x").exists());
+    server.signal(Signal::TERM);
+    until("the drain", || server.get("/health").contains(r#""phase":"draining""#));
+    std::fs::write(place.file("go"), "").unwrap();
+    assert_eq!(told(&under_way.join().unwrap())["payload"], "done\n");
+}
+
+#[test]
 fn a_service_is_served_again_when_the_server_is_back() {
     let (place, server) = Place::started();
     let _serve = place.serve(&["serve", "jobs", "--exec", "echo here"]);

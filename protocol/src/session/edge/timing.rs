@@ -76,7 +76,9 @@ impl Session {
     /// began it hears the same code back.
     pub(super) fn close_when_drained(&mut self, now: Instant) {
         let State::Draining { deadline } = self.state else { return };
-        if now >= deadline || self.tables.is_idle() {
+        // spec §4.5.1: a call the client has is in flight too, unless it is the client that leaves.
+        let owed = !self.client_left && !self.tables.called.is_empty();
+        if now >= deadline || (self.tables.is_idle() && !owed) {
             self.state = State::Closed(self.leave);
             if self.client_left {
                 self.due.goaway = Some((self.leave, 0));

@@ -188,6 +188,7 @@ async fn a_failing_event_holds_back_its_own_key_only() {
     assert_eq!((code, &replayed["replayed"]), (Code(0), &json!(1)), "{replayed}");
     let again = member.next().await;
     assert_eq!(of(&again), ("a", 1, 4));
+    assert_eq!(counts(&show(&worker).await, ["dead", "in_flight", "lag"]), [2, 0, 0]);
     member.settles(&again, Outcome::Done).await;
     let (_, dropped) = ask(&worker, "$dlq", "drop", json!({ "group": "g", "all": true })).await;
     assert_eq!(dropped["dropped"], 1);

@@ -31,6 +31,13 @@ pub(crate) struct Out {
     pub(crate) trace: Option<Trace>,
 }
 
+impl Out {
+    /// Events that are out, and are nothing else: a dead letter that is out again is counted as one.
+    fn counted(&self) -> u64 {
+        if self.replay { 0 } else { u64::from(self.left) }
+    }
+}
+
 /// Where a key is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum At {
@@ -203,7 +210,7 @@ impl Keys {
         }
         if let At::Out(out) = key.at {
             self.deadlines.remove(&(out.deadline_ms, stream));
-            self.in_flight -= u64::from(out.left);
+            self.in_flight -= out.counted();
         }
         let changed = change(key);
         if key.outstanding() && !key.open {
@@ -217,7 +224,7 @@ impl Keys {
         }
         if let At::Out(out) = key.at {
             self.deadlines.insert((out.deadline_ms, stream));
-            self.in_flight += u64::from(out.left);
+            self.in_flight += out.counted();
         }
         if key.goes() && !key.queued {
             key.queued = true;

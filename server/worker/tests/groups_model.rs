@@ -484,6 +484,9 @@ impl World {
             self.dropped.insert(position);
             for member in self.members.iter_mut().flatten() {
                 member.held.retain(|_, held| !(held.replay && held.left.contains(&position)));
+                // What was said of it and not looked at does not count.
+                let of = |said: &&mut SaidTo| said.positions.contains(&position);
+                member.said.iter_mut().filter(of).for_each(|said| said.live = false);
             }
         } else {
             let (code, replayed) = self.ask("$dlq", "replay", &request);

@@ -6,6 +6,7 @@
 
 mod acceptor;
 mod disk;
+mod groups;
 mod growth;
 mod handshake;
 mod idle;
@@ -56,6 +57,7 @@ type Scenario = fn(&std::path::Path, Size, &mut Table) -> Result<()>;
 const SCENARIOS: &[(&str, Scenario)] = &[
     ("publish", publish::measure),
     ("replay", replay::measure),
+    ("groups", groups::measure),
     ("idle", idle::measure),
     ("handshake", handshake::measure),
     ("bytes", wire::measure),
@@ -106,6 +108,14 @@ impl Size {
         match self {
             Self::Short => Duration::from_millis(1_000),
             Self::Full => Duration::from_millis(5_000),
+        }
+    }
+
+    /// How much of something.
+    const fn of(self, short: u64, full: u64) -> u64 {
+        match self {
+            Self::Short => short,
+            Self::Full => full,
         }
     }
 

@@ -181,6 +181,12 @@ pub(crate) async fn commits(operator: &Client) -> Result<u64> {
     commits.with_context(|| format!("$status tells no commits: {status}"))
 }
 
+/// Makes a durable group. admin §6
+pub(crate) async fn create_group(operator: &Client, definition: Value) -> Result<()> {
+    call(operator, "$group", "create", &definition).await?;
+    Ok(())
+}
+
 /// Registers a device that comes with this key. admin §3.1
 pub(crate) async fn add_device(operator: &Client, device: &str, key: &[u8; 32]) -> Result<()> {
     let hash: String = Sha256::digest(key).iter().map(|byte| format!("{byte:02x}")).collect();

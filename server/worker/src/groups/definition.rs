@@ -22,7 +22,7 @@ pub enum Begin {
 
 impl Default for Begin {
     fn default() -> Self {
-        Self::Named("end".to_owned())
+        Self::Named("start".to_owned())
     }
 }
 
@@ -202,7 +202,7 @@ mod tests {
             (small.max_attempts, small.backoff_max_ms, small.on_dead),
             (5, 300_000, OnDead::Skip)
         );
-        assert_eq!(small.from, Begin::Named("end".into()));
+        assert_eq!(small.from, Begin::Named("start".into()));
         small.check().unwrap();
         let text = serde_json::to_string(&small).unwrap();
         assert_eq!(read(&text), small);

@@ -14,6 +14,7 @@ mod checkpoint;
 mod clock;
 mod core;
 mod credit;
+mod desk;
 pub mod groups;
 mod inbox;
 mod intake;

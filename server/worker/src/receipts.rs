@@ -6,9 +6,9 @@ use spile_protocol::{id::Number, limits::VOIDS, message::Receipt};
 
 use crate::{
     answers::receipt,
+    desk::{Identity, Lane},
     limits::{READ_BYTES, RECEIPT_VERSIONS},
     record::{self, Names, Tail},
-    session::{Identity, Lane},
     worker::Worker,
 };
 

@@ -14,6 +14,7 @@ use spile_protocol::{
 
 use crate::{
     core::{Core, Put},
+    desk::Identity,
     groups::{
         calls::{JSON, Not, not},
         definition::{Defined, Definition, Place, TOPIC},
@@ -23,7 +24,6 @@ use crate::{
     },
     record::{self, Names, kind},
     registry::{KEY, TENANT},
-    session::Identity,
     worker::Worker,
 };
 

@@ -18,6 +18,7 @@ use spile_protocol::{
 use crate::{
     answers::Sink,
     bell::Bell,
+    desk::Identity,
     groups::{
         live::{Live, Seat, Stored},
         outcome::Failed,
@@ -27,7 +28,6 @@ use crate::{
     joined::Joined,
     limits::GROUP_SETTLES,
     said::Said,
-    session::Identity,
     spelling::Spelling,
     subscription::Window,
     worker::Worker,

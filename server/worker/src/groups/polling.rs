@@ -9,13 +9,13 @@ use tokio::time::{Sleep, sleep};
 
 use crate::{
     answers::{Answers, Sink, What},
+    desk::Identity,
     groups::{
         calls::Asked,
         jobs::Job,
         member::{Member, Settled, Turn},
     },
     said::Said,
-    session::Identity,
     worker::Worker,
 };
 

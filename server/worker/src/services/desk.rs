@@ -26,7 +26,7 @@ use super::{
     may_retry,
 };
 use crate::{
-    answers::Sink, calls::reply, intake::Intake, said::Said, session::Desk, tables::scoped,
+    answers::Sink, calls::reply, desk::Desk, intake::Intake, said::Said, tables::scoped,
     worker::Worker,
 };
 

@@ -17,10 +17,10 @@ use spile_protocol::{
 use crate::{
     answers::Sink,
     core::Core,
+    desk::Identity,
     intake::Intake,
     limits::{LISTINGS, PAGE_DEVICES},
     said::no_value,
-    session::Identity,
     uploads::{form::blob_id, principal_of, read::Told, view::Listed},
 };
 

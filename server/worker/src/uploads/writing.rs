@@ -17,8 +17,8 @@ use tokio::sync::watch;
 use crate::{
     answers::Sink,
     bell::Bell,
+    desk::Identity,
     limits::{RETRY_BUSY_MS, RETRY_DISK_MS},
-    session::Identity,
     uploads::{
         Uploads,
         form::Blake3,

@@ -12,12 +12,16 @@ use spile_client::{Consume, Delivery, GroupDelivery};
 use tokio::task::JoinSet;
 use tokio_postgres::{Client, NoTls};
 
+/// Two sinks that begin at once, or one beside what a killed one left running, would both make them: one at a time.
 const TABLES: &str = "
+    BEGIN;
+    SELECT pg_advisory_xact_lock(7450);
     CREATE TABLE IF NOT EXISTS readings (
         key text NOT NULL, version bigint NOT NULL, topic text NOT NULL, accepted_ms bigint NOT NULL,
         value double precision NOT NULL, PRIMARY KEY (key, version));
     CREATE TABLE IF NOT EXISTS latest (
-        key text PRIMARY KEY, version bigint NOT NULL, value double precision NOT NULL)";
+        key text PRIMARY KEY, version bigint NOT NULL, value double precision NOT NULL);
+    COMMIT";
 
 const HISTORY: &str = "
     INSERT INTO readings (key, version, topic, accepted_ms, value) VALUES ($1, $2, $3, $4, $5)

@@ -87,7 +87,7 @@ struct Grown {
 
 /// Publishes until so many are stored, then measures.
 async fn grown(server: &Server, events: u64, size: Size) -> Result<Grown> {
-    let mut load = Load::open(server, 4, 1024, EVENT).await?;
+    let mut load = Load::open(server, 4, 256, EVENT).await?;
     let mut stored = server.stored().await?;
     while stored < events {
         stored += load.run(server, Duration::from_millis(250)).await?.events;
@@ -95,6 +95,9 @@ async fn grown(server: &Server, events: u64, size: Size) -> Result<Grown> {
         let share = NEEDLES * 9 / 10 * stored.min(events) / events;
         sow(server, share.saturating_sub(server.version(NEEDLE).await?)).await?;
     }
+    load.close().await;
+    // What devices do, not what a disk can swallow: it is not the disk's cache that is measured.
+    let mut load = Load::open(server, 64, 16, EVENT).await?;
     let mut rates = Vec::new();
     for _ in 0..ROUNDS {
         rates.push(load.run(server, size.window()).await?.per_s());

@@ -53,6 +53,14 @@ impl Joined {
             bytes: most.bytes.min(JOINED_BYTES),
             ..most
         };
+        let next = records.front();
+        let fits = |next: &Record| first.payload.len() + next.payload.len() <= most.bytes;
+        // Nothing is copied where nothing follows.
+        self.lengths.clear();
+        self.lengths.push(first.payload.len());
+        if !next.is_some_and(|next| fits(next) && self.continues(first, tail, next)) {
+            return false;
+        }
         self.begin(first);
         while self.count() < most.events
             && let Some(next) = records.front()

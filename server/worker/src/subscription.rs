@@ -221,14 +221,26 @@ impl Subscription {
         if self.over.is_none() && self.is_replaced() {
             self.fail(Code::REPLACED, "another subscription reads this inbox now");
         }
+        let more = self.go_on(worker, who, (end, room), said, sink);
+        // One that waits, for whatever, holds no room.
+        self.joined = Joined::default();
+        more
+    }
+
+    fn go_on(
+        &mut self,
+        worker: &Worker,
+        who: &Identity,
+        (end, room): (u64, usize),
+        said: &mut usize,
+        sink: &mut Sink<'_>,
+    ) -> bool {
         let mut looked = 0;
         while self.over.is_none() {
             let Some(record) = self.records.pop_front() else {
                 if self.refill(worker, end) {
                     continue;
                 }
-                // One that sleeps holds no room.
-                self.joined = Joined::default();
                 return false;
             };
             looked += 1;

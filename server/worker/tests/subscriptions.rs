@@ -16,7 +16,7 @@ use std::{collections::HashMap, sync::Arc};
 use spile_protocol::{
     code::Code,
     id::{SubscriptionId, Version},
-    message::{Expect, From, Scope, Source},
+    message::{From, Scope, Source},
 };
 use spile_worker::{Polled, Worker};
 use support::{Client, Told, open};
@@ -89,9 +89,13 @@ async fn another_tenants_events_are_not_seen() {
 async fn credit_bounds_what_is_in_flight_and_seen_frees_it() {
     let folder = tempfile::tempdir().unwrap();
     let worker = open(folder.path());
-    publish(&worker, "a", "x", 10).await;
+    let mut client = Client::new(&worker, "a", 1);
+    client.ready_to_publish(1);
+    let events: Vec<(u32, u64, &[u8])> = (1..=10).map(|number| (0, number, &b"x"[..])).collect();
+    client.events_at_once(&events);
+    client.acked(0, 10).await;
     let mut consumer = Client::new(&worker, "reader", 1);
-    consumer.subscribe(1, filter("x"), 3, true);
+    consumer.subscribe(1, filter("t"), 3, true);
     let count = |told: Vec<Told>| told.iter().filter(|told| matches!(told, Told::Event(_))).count();
     // Each window goes as one delivery.
     assert_eq!(count(consumer.poll().0), 3);
@@ -114,15 +118,16 @@ async fn lone_events_that_follow_each_other_are_joined_and_others_are_not() {
     client.lane(1, Some("other"), 1);
     client.bind(1, 1, "t");
     client.bind(2, 0, "u");
-    for number in 1..=3 {
-        client.event(0, number, format!("a{number}").as_bytes());
-    }
-    client.event(1, 1, b"o1");
-    client.event(0, 4, b"a4");
-    client.event(2, 5, b"u5");
+    client.events_at_once(&[
+        (0, 1, b"a1"),
+        (0, 2, b"a2"),
+        (0, 3, b"a3"),
+        (1, 1, b"o1"),
+        (0, 4, b"a4"),
+        (2, 5, b"u5"),
+    ]);
     client.batch(0, 6, &[b"a6", b"a7"], None);
-    client.event_if(0, 8, b"a8", Some(Expect::Exists));
-    client.event(0, 9, b"");
+    client.events_at_once(&[(0, 8, b"a8"), (0, 9, b"")]);
     client.acked(0, 9).await;
     let mut consumer = Client::new(&worker, "reader", 1);
     consumer.subscribe(1, filter("#"), 100, true);

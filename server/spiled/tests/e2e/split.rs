@@ -7,7 +7,7 @@ use std::sync::Arc;
 use rustls::ClientConfig;
 use tempfile::TempDir;
 
-use super::{Server, spiled, tls};
+use super::{Raw, Server, spiled, tls};
 
 /// Its folder, made by the real command, with addresses of this machine.
 pub struct Split {
@@ -45,8 +45,15 @@ impl Split {
         split.edit("edge-e1", "0.0.0.0:7450", "127.0.0.1:0");
         let edge = split.start("edge", "edge-e1");
         split.edit("edge-e1", "127.0.0.1:0", &edge.edge().to_string());
+        split.wait_for_registry(&edge);
         running.insert("edge-e1".to_owned(), edge);
         (split, running)
+    }
+
+    /// A new edge lets nobody in before it knows who may come.
+    fn wait_for_registry(&self, edge: &Server) {
+        let operator = tls(&self.folder.path().join("operator"), Some("operator"));
+        while Raw::hello(edge.edge(), &operator, [0xee; 8]).is_err() {}
     }
 
     fn edit(&self, node: &str, from: &str, to: &str) {

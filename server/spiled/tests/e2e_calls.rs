@@ -12,13 +12,13 @@ mod e2e;
 mod spile;
 
 use std::io::{BufRead, BufReader, Read};
-use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStderr, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use e2e::Server;
+use e2e::port::Port;
 use e2e::split::Split;
-use e2e::{Server, spiled};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use spile::{Ran, ran, run};
@@ -38,22 +38,19 @@ fn until(what: &str, mut fact: impl FnMut() -> bool) {
 /// A folder with a server that always listens at the same place, and its data in `spile-data`.
 struct Place {
     folder: TempDir,
-    address: SocketAddr,
+    port: Port,
 }
 
 impl Place {
     fn started() -> (Self, Server) {
-        let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-        let place = Self { folder: TempDir::new().unwrap(), address };
+        let place = Self { folder: TempDir::new().unwrap(), port: Port::kept() };
         let server = place.start();
         (place, server)
     }
 
     fn start(&self) -> Server {
-        let mut command = spiled();
-        command.args(["--listen", &self.address.to_string(), "--admin", "127.0.0.1:0", "--data"]);
-        command.arg(self.path().join("spile-data"));
-        Server::start(&mut command, &self.path().join("log"))
+        let data = self.path().join("spile-data");
+        Server::start(&mut self.port.all_in_one(&data), &self.path().join("log"))
     }
 
     fn path(&self) -> &Path {

@@ -20,7 +20,8 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use commands::{run, spile};
-use e2e::{Server, all_in_one, spiled};
+use e2e::port::Port;
+use e2e::{Server, all_in_one};
 use rustix::process::Signal;
 use serde_json::{Value, json};
 use spile_client::{Client, Consume, Event, GroupDelivery, Settled};
@@ -172,8 +173,8 @@ async fn a_server_killed_while_groups_settle_loses_nothing_and_brings_nothing_se
     let (mut dice, kills) = (Dice(seed()), number("SPILE_KILLS", 5));
     let folder = TempDir::new().unwrap();
     let (data, log) = (folder.path().join("data"), folder.path().join("log"));
-    let mut server = Server::start(&mut all_in_one(&data), &log);
-    let address = server.edge().to_string();
+    let port = Port::kept();
+    let mut server = Server::start(&mut port.all_in_one(&data), &log);
     let prepared = operator(&server, &data).prepare().unwrap();
     let client = prepared.connect().await.unwrap();
     let definition = json!({
@@ -193,9 +194,7 @@ async fn a_server_killed_while_groups_settle_loses_nothing_and_brings_nothing_se
     for _ in 0..kills {
         tokio::time::sleep(Duration::from_micros(dice.below(300_000))).await;
         server.end(Signal::KILL);
-        let mut again = spiled();
-        again.args(["--admin", "127.0.0.1:0", "--listen", &address, "--data"]).arg(&data);
-        server = Server::start(&mut again, &log);
+        server = Server::start(&mut port.all_in_one(&data), &log);
     }
     let whole = async {
         publishing.join_next().await.unwrap().unwrap();

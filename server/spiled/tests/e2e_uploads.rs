@@ -14,11 +14,11 @@ mod spile;
 mod uploads;
 
 use std::io::Write;
-use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Stdio};
 
-use e2e::{Raw, Server, spiled, tls};
+use e2e::port::Port;
+use e2e::{Raw, Server, tls};
 use rustix::process::Signal;
 use serde_json::Value;
 use spile::{Ran, ran, run};
@@ -29,13 +29,12 @@ use uploads::{Told, chunk, content, open, seal, send_all, told};
 /// A folder with a server that always listens at the same place, and its data in `spile-data`.
 struct Place {
     folder: TempDir,
-    address: SocketAddr,
+    port: Port,
 }
 
 impl Place {
     fn new() -> Self {
-        let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-        Self { folder: TempDir::new().unwrap(), address: free }
+        Self { folder: TempDir::new().unwrap(), port: Port::kept() }
     }
 
     fn path(&self) -> &Path {
@@ -47,15 +46,12 @@ impl Place {
     }
 
     fn start(&self) -> Server {
-        let mut command = spiled();
-        command.args(["--listen", &self.address.to_string(), "--admin", "127.0.0.1:0", "--data"]);
-        command.arg(self.data());
-        Server::start(&mut command, &self.path().join("log"))
+        Server::start(&mut self.port.all_in_one(&self.data()), &self.path().join("log"))
     }
 
     fn raw(&self, run: u8) -> Raw {
-        Raw::hello(self.address, &tls(&self.data().join("dev"), Some("operator")), [run; 8])
-            .unwrap()
+        let operator = tls(&self.data().join("dev"), Some("operator"));
+        Raw::hello(self.port.address(), &operator, [run; 8]).unwrap()
     }
 
     fn write(&self, name: &str, bytes: &[u8]) {

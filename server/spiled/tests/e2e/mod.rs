@@ -9,6 +9,7 @@
 #![allow(clippy::wildcard_enum_match_arm, reason = "what a test does not expect is shown as it is")]
 
 pub mod calls;
+pub mod port;
 pub mod split;
 
 use std::io::{BufRead, BufReader, ErrorKind, Read, Write};

@@ -7,11 +7,14 @@ use std::sync::Arc;
 use rustls::ClientConfig;
 use tempfile::TempDir;
 
+use super::port::Port;
 use super::{Raw, Server, spiled, tls};
 
 /// Its folder, made by the real command, with addresses of this machine.
 pub struct Split {
     folder: TempDir,
+    /// Where they listen: theirs also while they are down.
+    ports: Vec<Port>,
 }
 
 /// What runs, by the name of its folder.
@@ -26,25 +29,21 @@ impl Split {
             .output()
             .unwrap();
         assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
-        Self { folder }
+        Self { folder, ports: Vec::new() }
     }
 
     /// Edge `edge-e1`, workers `worker-a` and `worker-b`: each comes back where it was.
     pub fn started() -> (Self, Running) {
-        let split = Self::new();
+        let mut split = Self::new();
         let mut running = Running::new();
         for name in ["a", "b"] {
             let node = format!("worker-{name}");
-            split.edit(&node, "0.0.0.0:7451", "127.0.0.1:0");
-            let worker = split.start("worker", &node);
-            let address = worker.said("worker").to_owned();
-            split.edit(&node, "127.0.0.1:0", &address);
+            let address = split.listens(&node, "0.0.0.0:7451");
             split.edit("edge-e1", &format!("{name}:7451"), &address);
-            running.insert(node, worker);
+            running.insert(node.clone(), split.start("worker", &node));
         }
-        split.edit("edge-e1", "0.0.0.0:7450", "127.0.0.1:0");
+        split.listens("edge-e1", "0.0.0.0:7450");
         let edge = split.start("edge", "edge-e1");
-        split.edit("edge-e1", "127.0.0.1:0", &edge.edge().to_string());
         split.wait_for_registry(&edge);
         running.insert("edge-e1".to_owned(), edge);
         (split, running)
@@ -54,6 +53,15 @@ impl Split {
     fn wait_for_registry(&self, edge: &Server) {
         let operator = tls(&self.folder.path().join("operator"), Some("operator"));
         while Raw::hello(edge.edge(), &operator, [0xee; 8]).is_err() {}
+    }
+
+    /// Gives the node a port of its own, in the place of the one in its configuration.
+    fn listens(&mut self, node: &str, default: &str) -> String {
+        let port = Port::kept();
+        let address = port.address().to_string();
+        self.edit(node, default, &address);
+        self.ports.push(port);
+        address
     }
 
     fn edit(&self, node: &str, from: &str, to: &str) {

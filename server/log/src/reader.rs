@@ -104,7 +104,11 @@ impl Reader {
         let place = lock(&self.shared.index).find(self.next);
         let before = self.at.take();
         match place {
-            Place::End => Ok(None),
+            Place::End => {
+                // One that waits for more keeps no buffer: it may wait for long, beside thousands of others.
+                self.last = None;
+                Ok(None)
+            }
             Place::Recent(recent) => Ok(self.in_memory(&recent, max_bytes)),
             Place::Nowhere(next) => {
                 Ok(Some(Block::gap_of(self.next, next, self.kind_of_gap(next))))

@@ -6,6 +6,7 @@
 //!
 //! The invariant: nothing is said to a session before what it rests on is durable.
 
+mod ahead;
 mod answers;
 mod bell;
 mod block;

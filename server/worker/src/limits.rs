@@ -18,6 +18,9 @@ pub const WAITING_MESSAGES: usize = 1024;
 pub const RECEIPTS_OF_ACK: usize = 64;
 /// Bytes one subscription reads from the log at once.
 pub const READ_BYTES: usize = 256 * 1024;
+/// Bytes that subscriptions of one worker that wait hold of what they read. At the cap: one that waits lets go of it, and
+/// reads it again when it may deliver.
+pub const AHEAD_BYTES: usize = 16 << 20;
 /// Bytes of lone events that are joined into one delivery. More go into the next.
 pub const JOINED_BYTES: usize = 64 * 1024;
 /// The largest window a subscription may ask for. More is lowered to it.

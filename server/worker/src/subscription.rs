@@ -15,6 +15,7 @@ use spile_protocol::{
 };
 
 use crate::{
+    ahead::Held,
     answers::Sink,
     block::{how_many, part, place},
     credit::Unsettled,
@@ -88,8 +89,21 @@ pub(crate) struct Subscription {
     answer: Option<Window>,
     /// Room for events that go together.
     joined: Joined,
+    /// What the next delivery takes, where it had to wait.
+    next: Option<Next>,
+    /// The right to keep what was read, while it waits.
+    held: Option<Held>,
     pub(crate) inbox: Option<Member>,
     over: Option<Said>,
+}
+
+/// What a delivery takes.
+#[derive(Clone, Copy)]
+struct Next {
+    events: u32,
+    bytes: usize,
+    /// With all that is said beside the payload.
+    whole: usize,
 }
 
 /// What became of a record.
@@ -114,6 +128,8 @@ impl Subscription {
             spelling: Spelling::default(),
             answer: Some(wanted.window),
             joined: Joined::default(),
+            next: None,
+            held: None,
             over: None,
             wanted,
         }
@@ -180,7 +196,8 @@ impl Subscription {
                     Following::Sleeping => false,
                 },
             };
-        there && self.has_credit(1, 1)
+        let (events, bytes) = self.next.map_or((1, 1), |next| (next.events, next.bytes));
+        there && self.has_credit(events, bytes)
     }
 
     /// Does it wait for the log to move?
@@ -224,7 +241,31 @@ impl Subscription {
         let more = self.go_on(worker, who, (end, room), said, sink);
         // One that waits, for whatever, holds no room.
         self.joined = Joined::default();
+        self.keep(worker);
         more
+    }
+
+    /// It waits with what it read and may not deliver yet; where too many do, it reads it again later.
+    fn keep(&mut self, worker: &Worker) {
+        let Some(front) = self.records.front() else { return };
+        let few = self.records.iter().take(FEW).map(|record| record.payload.len()).sum();
+        let bytes = if self.records.len() > FEW { READ_BYTES.max(few) } else { few };
+        self.held = worker.ahead.hold(bytes);
+        if self.held.is_some() {
+            return;
+        }
+        match &mut self.wanted.source {
+            Source::Log { reader, from, at_end } => {
+                *from = front.position.get();
+                *reader = worker.log.read(*from);
+                *at_end = 0;
+            }
+            Source::Stream { state, from, .. } => {
+                *from = front.version;
+                *state = Following::Look;
+            }
+        }
+        self.records = VecDeque::new();
     }
 
     fn go_on(
@@ -235,6 +276,15 @@ impl Subscription {
         said: &mut usize,
         sink: &mut Sink<'_>,
     ) -> bool {
+        if let Some(next) = self.next {
+            if !self.has_credit(next.events, next.bytes) {
+                return false;
+            }
+            if *said > 0 && next.whole > room.saturating_sub(*said) {
+                return true;
+            }
+        }
+        (self.next, self.held) = (None, None);
         let mut looked = 0;
         while self.over.is_none() {
             let Some(record) = self.records.pop_front() else {
@@ -412,10 +462,13 @@ impl Subscription {
         } else {
             whole.iter().skip(place(skip)).take(place(fits)).sum()
         };
+        let next = Next { events: fits, bytes, whole: header + bytes };
         if !self.has_credit(fits, bytes) {
+            self.next = Some(next);
             return Ok(One::NoCredit);
         }
-        if header + bytes > room {
+        if next.whole > room {
+            self.next = Some(next);
             return Ok(One::NoRoom);
         }
         if all && self.join(record, &tail, room.min(who.frame_max).saturating_sub(header)) {
@@ -507,5 +560,7 @@ impl Subscription {
     }
 }
 
+/// So many records are counted one by one; more are taken for a whole read.
+const FEW: usize = 64;
 /// The most a DELIVER takes beside names, lengths, extras and payload; the worker's name is in it.
 const FIXED_HEADER: usize = 128;

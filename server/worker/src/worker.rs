@@ -18,11 +18,12 @@ use spile_protocol::{
 use tokio::sync::watch;
 
 use crate::{
+    ahead::Ahead,
     checkpoint::{self, Copied},
     clock::Clock,
     core::Core,
     keeper::{Keeper, Kept},
-    limits::{GROUP_KEYS, UPLOAD_BYTES, UPLOAD_IDLE_MS, VALUES, WAITING_CHUNK_BYTES},
+    limits::{AHEAD_BYTES, GROUP_KEYS, UPLOAD_BYTES, UPLOAD_IDLE_MS, VALUES, WAITING_CHUNK_BYTES},
     log::{ChunkLog, EventLog},
     rebuild::{ApplyError, Rebuilt},
     registry::{self, Device, Follower},
@@ -146,6 +147,8 @@ pub struct Worker {
     pub(crate) clock: Clock,
     services: Mutex<Services>,
     sessions: AtomicU64,
+    /// What subscriptions that wait hold.
+    pub(crate) ahead: Ahead,
     /// Bytes that wait for the disk, as the core counted them last.
     waiting: Arc<AtomicUsize>,
     /// The same of the chunk log.
@@ -234,6 +237,7 @@ impl Worker {
             sessions,
             waiting,
             waiting_chunks,
+            ahead: Ahead::new(AHEAD_BYTES),
             durable,
             jobs,
             _tender: tender,

@@ -16,6 +16,7 @@ use std::{collections::HashMap, sync::Arc};
 use spile_protocol::{
     code::Code,
     id::{SubscriptionId, Version},
+    limits,
     message::{From, Scope, Source},
 };
 use spile_worker::{Polled, Worker};
@@ -106,6 +107,44 @@ async fn credit_bounds_what_is_in_flight_and_seen_frees_it() {
     assert_eq!(count(consumer.poll().0), 0);
     consumer.settle(1, 100);
     assert_eq!(count(consumer.poll().0), 3);
+}
+
+/// So many wait that what they read passes the cap of what may be held: some read again, and none misses or repeats any.
+#[tokio::test]
+async fn many_that_wait_let_go_of_what_they_read_and_miss_nothing() {
+    const EVENTS: u64 = 4;
+    let folder = tempfile::tempdir().unwrap();
+    let worker = open(folder.path());
+    let mut client = Client::new(&worker, "a", 1);
+    client.ready_to_publish(1);
+    for number in 1..=EVENTS {
+        client.event(0, number, &vec![u8::try_from(number).unwrap(); 200 << 10]);
+    }
+    client.acked(0, EVENTS).await;
+    let mut consumers: Vec<_> = (1..=3).map(|run| Client::new(&worker, "reader", run)).collect();
+    for consumer in &mut consumers {
+        for id in 0..limits::SUBSCRIPTIONS {
+            let stream = Source::Stream { key: "a", from: Version(1) };
+            consumer.subscribe(id, if id % 2 == 0 { stream } else { filter("#") }, 1, true);
+        }
+    }
+    const { assert!(3 * 64 * (200 << 10) > spile_worker::limits::AHEAD_BYTES) };
+    for version in 1..=EVENTS {
+        for consumer in &mut consumers {
+            let mut got = HashMap::new();
+            while got.len() < limits::SUBSCRIPTIONS as usize {
+                for told in consumer.poll().0 {
+                    let Told::Event(event) = told else { continue };
+                    let byte = u8::try_from(version).unwrap();
+                    assert_eq!((event.version, event.payload.first()), (version, Some(&byte)));
+                    assert!(got.insert(event.subscription, ()).is_none(), "twice: {version}");
+                }
+            }
+        }
+        for consumer in &mut consumers {
+            (0..limits::SUBSCRIPTIONS).for_each(|id| consumer.settle(id, version));
+        }
+    }
 }
 
 /// What was published one by one under one name goes as one delivery where nothing else came between.

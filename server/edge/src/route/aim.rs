@@ -124,7 +124,8 @@ fn by_name(workers: &Workers) -> Vec<usize> {
     named.into_iter().map(|(_, place)| place).collect()
 }
 
-/// Each worker hears of its own positions; with `all` every one does. A rate is shared among those that are asked.
+/// Each worker hears of its own positions; with `all` every one does. Those that are asked keep a rate
+/// together: each takes its turn (admin §7.1).
 fn positions(asked: Map<String, Value>, workers: &Workers) -> Result<Aim, Wrong> {
     let mut own = vec![Vec::new(); workers.count()];
     let all = asked.get("all") == Some(&Value::Bool(true));
@@ -141,14 +142,14 @@ fn positions(asked: Map<String, Value>, workers: &Workers) -> Result<Aim, Wrong>
         // Neither positions nor all: any worker says what is missing.
         return Ok(Aim::One(0));
     }
-    let count = u64::try_from(count).unwrap_or(1);
-    let parts = own.into_iter().enumerate().filter(|(_, own)| asks(own)).map(|(place, own)| {
+    let theirs = own.into_iter().enumerate().filter(|(_, own)| asks(own));
+    let parts = theirs.zip(0_usize..).map(|((place, own), turn)| {
         let mut part = asked.clone();
         if !own.is_empty() {
             part.insert("positions".to_owned(), Value::Array(own));
         }
-        if let Some(rate) = asked.get("rate").and_then(Value::as_u64).filter(|rate| *rate > 0) {
-            part.insert("rate".to_owned(), Value::from((rate / count).max(1)));
+        if asked.contains_key("rate") {
+            part.insert("share".to_owned(), Value::from(vec![turn, count]));
         }
         (place, Some(encode(&part)))
     });
@@ -236,7 +237,13 @@ mod tests {
                 "$dlq",
                 "replay",
                 r#"{"all":true,"rate":7}"#,
-                r#"0{"all":true,"rate":3} 1{"all":true,"rate":3}"#,
+                r#"0{"all":true,"rate":7,"share":[0,2]} 1{"all":true,"rate":7,"share":[1,2]}"#,
+            ),
+            (
+                "$dlq",
+                "replay",
+                r#"{"positions":["a:1"],"rate":7}"#,
+                r#"1{"positions":["a:1"],"rate":7,"share":[0,1]}"#,
             ),
             ("$dlq", "replay", "{}", "0"),
             ("$dlq", "ls", "nonsense", "invalid"),

@@ -16,14 +16,14 @@ fn objects(ran: &Ran) -> Vec<Value> {
 }
 
 /// Runs it with --json; it must end with 0.
-fn told(folder: &Path, words: &[&str]) -> Vec<Value> {
+pub(crate) fn told(folder: &Path, words: &[&str]) -> Vec<Value> {
     let ran = run(folder, &[&["--json"], words].concat());
     assert_eq!(ran.code, 0, "{words:?}: {}{}", ran.out, ran.err);
     objects(&ran)
 }
 
 /// Publishes 1, 2, 3 … under a key.
-fn publish(folder: &Path, key: &str, count: u32) {
+pub(crate) fn publish(folder: &Path, key: &str, count: u32) {
     let mut publish = spile(folder);
     publish.args(["--quiet", "publish", "t/x", "--key", key, "--lines"]);
     let mut child = publish.stdin(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
@@ -33,17 +33,17 @@ fn publish(folder: &Path, key: &str, count: u32) {
 }
 
 /// A group whose retries do not wait long.
-fn create(folder: &Path, more: &[&str]) {
+pub(crate) fn create(folder: &Path, more: &[&str]) {
     let words = ["group", "create", "g", "--filter", "t/#", "--backoff", "1ms..5ms"];
     told(folder, &[&words, more].concat());
 }
 
-fn show(folder: &Path) -> Value {
+pub(crate) fn show(folder: &Path) -> Value {
     told(folder, &["group", "show", "g"]).remove(0)
 }
 
 /// Of each: key, version, attempt and outcome.
-fn outcomes(rows: &[Value]) -> Vec<(&str, u64, u64, &str)> {
+pub(crate) fn outcomes(rows: &[Value]) -> Vec<(&str, u64, u64, &str)> {
     let number = |row: &Value, name: &str| row[name].as_u64().unwrap();
     rows.iter()
         .map(|row| {

@@ -4,6 +4,7 @@
 #[path = "../e2e/mod.rs"]
 mod e2e;
 mod groups;
+mod letters;
 mod spile;
 mod state;
 

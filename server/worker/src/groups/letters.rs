@@ -29,9 +29,21 @@ struct Which {
     positions: Option<Vec<String>>,
     all: bool,
     rate: Option<u64>,
+    /// Of those who keep the rate together: which this is, and how many they are.
+    share: Option<(u64, u64)>,
     dry_run: bool,
     after: String,
     limit: Option<usize>,
+}
+
+impl Which {
+    /// After how many milliseconds the letter `n` of this worker goes: its rate is kept over all workers.
+    fn wait_ms(&self, n: u64) -> u64 {
+        let Some(rate) = self.rate.filter(|&rate| rate > 0) else { return 0 };
+        let (own, all) = self.share.unwrap_or((0, 1));
+        let before = n.saturating_mul(all.max(1)).saturating_add(own);
+        before.saturating_mul(1_000) / rate
+    }
 }
 
 /// A letter and where it lies.
@@ -114,6 +126,9 @@ fn shown(turn: Turn<'_>, name: &Name, (at, letter): &Lying, whole: bool) -> Valu
         "time_ms": letter.time_ms,
         "replay": letter.replay.is_some(),
     });
+    if let (Some(retry), Some(value)) = (letter.replay, value.as_object_mut()) {
+        value.insert("due_ms".to_owned(), Value::from(retry.due_ms));
+    }
     let record = record_at(&*turn.worker.log, *at).ok().flatten();
     let details = record.as_ref().and_then(|record| details(record, *at, whole));
     if let (Some(Value::Object(details)), Some(value)) = (details, value.as_object_mut()) {
@@ -225,13 +240,10 @@ fn replay(turn: Turn<'_>, name: &Name, which: &Which) -> Result<(Option<Stored>,
     let mut waiting = 0;
     let mut stored = None;
     if !which.dry_run && replayed > 0 {
-        let gap_ms = which.rate.filter(|&rate| rate > 0).map_or(0, |rate| 1000 / rate.min(1000));
         stored = with(turn, name, |live| {
-            let mut due_ms = turn.now_ms;
-            for (at, letter) in &found {
+            for (n, (at, letter)) in (0..).zip(&found) {
                 waiting += usize::from(live.is_busy(letter.stream));
-                live.replay(*at, letter, due_ms);
-                due_ms = due_ms.saturating_add(gap_ms);
+                live.replay(*at, letter, turn.now_ms.saturating_add(which.wait_ms(n)));
             }
         })?;
     }
@@ -254,6 +266,26 @@ fn remove(turn: Turn<'_>, name: &Name, which: &Which) -> Result<(Option<Stored>,
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_rate_is_kept_from_the_first_letter_to_the_last_by_all_workers_together() {
+        for (rate, share, want) in [
+            (None, None, [0, 0, 0, 0]),
+            (Some(0), None, [0, 0, 0, 0]),
+            (Some(2), None, [0, 500, 1_000, 1_500]),
+            (Some(3), None, [0, 333, 666, 1_000]),
+            (Some(600), None, [0, 1, 3, 5]),
+            (Some(4_000), None, [0, 0, 0, 0]),
+            (Some(1), Some((0, 2)), [0, 2_000, 4_000, 6_000]),
+            (Some(1), Some((1, 2)), [1_000, 3_000, 5_000, 7_000]),
+            (Some(1), Some((0, 0)), [0, 1_000, 2_000, 3_000]),
+        ] {
+            let which = Which { rate, share, ..Which::default() };
+            assert_eq!([0, 1, 2, 3].map(|n| which.wait_ms(n)), want, "{rate:?} {share:?}");
+        }
+        let most = Which { rate: Some(1), share: Some((u64::MAX, u64::MAX)), ..Which::default() };
+        assert!(most.wait_ms(u64::MAX) > 0);
+    }
 
     #[test]
     fn base64_is_padded() {

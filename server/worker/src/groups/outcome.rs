@@ -171,7 +171,11 @@ impl Live {
         let retry = Retry { attempt: 1, due_ms };
         let (version, attempts) = (letter.version, letter.attempts);
         let replay = Replay { position, version, attempts, retry, due: false };
-        self.keys.change(letter.stream, |key| key.replays.push(replay));
+        self.keys.change(letter.stream, |key| {
+            // admin §7.1: several of one key go in the order of their positions.
+            let at = key.replays.partition_point(|other| other.position < position);
+            key.replays.insert(at, replay);
+        });
         self.pending.push(Entry::Replay { position, replay: retry });
     }
 
@@ -196,7 +200,8 @@ impl Live {
         self.keys.change(stream, |key| {
             key.held = key.held.saturating_sub(held);
             let of = key.replays.iter().position(|replay| replay.position == position);
-            of.map_or(0, |at| key.replays.swap_remove(at).attempts)
+            // The others keep their order.
+            of.map_or(0, |at| key.replays.remove(at).attempts)
         })
     }
 

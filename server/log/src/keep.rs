@@ -51,6 +51,24 @@ pub struct Retained {
     pub over_limit: bool,
 }
 
+/// A sealed segment.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SegmentInfo {
+    /// Its positions.
+    pub range: Range<Position>,
+    /// Bytes of its file.
+    pub bytes: u64,
+    /// The time of its last record.
+    pub last_ms: u64,
+}
+
+impl Segment {
+    pub(crate) fn info(&self) -> SegmentInfo {
+        let range = self.base.into()..self.end.into();
+        SegmentInfo { range, bytes: self.file_bytes, last_ms: self.last_time }
+    }
+}
+
 /// What is wanted of a segment.
 struct Survey {
     wanted_bytes: u64,

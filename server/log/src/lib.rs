@@ -45,7 +45,7 @@ pub use disk::{Disk, DiskFile, RealDisk, SimDisk};
 pub use error::{AppendError, DiskError, KeepError, OpenError, ReadError};
 pub use format::record::Record;
 pub use health::{Damage, DamageKind, DiskSpace, Health};
-pub use keep::{Retain, Retained};
+pub use keep::{Retain, Retained, SegmentInfo};
 pub use log::Log;
 pub use offline::{DumpLine, Report, SegmentReport, dump, rebuild, verify};
 pub use options::Options;

@@ -9,7 +9,7 @@ use tokio::sync::watch;
 use crate::disk::Disk;
 use crate::error::{AppendError, At, KeepError, OpenError, ReadError};
 use crate::health::Health;
-use crate::keep::{Retain, Retained};
+use crate::keep::{Retain, Retained, SegmentInfo};
 use crate::planted::Slips;
 use crate::queue::{Append, Queue};
 use crate::reader::Reader;
@@ -208,12 +208,11 @@ impl Log {
         self.shared.accept(&range)
     }
 
-    /// The sealed segments, oldest first: the positions of each, and the bytes of its file.
+    /// The sealed segments, oldest first.
     #[must_use]
-    pub fn sealed(&self) -> Vec<(Range<Position>, u64)> {
+    pub fn sealed(&self) -> Vec<SegmentInfo> {
         let index = lock(&self.shared.index);
-        let each = index.sealed.iter();
-        each.map(|one| (one.base.into()..one.end.into(), one.file_bytes)).collect()
+        index.sealed.iter().map(|one| one.info()).collect()
     }
 
     /// The snapshots there are, newest first.

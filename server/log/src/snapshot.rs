@@ -157,7 +157,7 @@ impl Snapshot {
                 }
                 Some(Piece::End(length, said)) => {
                     let right = length == total && said == *hash.finalize().as_bytes();
-                    (whole.offset, whole.block) = (wide(HEADER_BYTES), 0);
+                    whole.rewind();
                     return Ok(right.then_some(whole));
                 }
                 None => return Ok(None),
@@ -186,6 +186,11 @@ impl Snapshot {
                 Err(KeepError::Damaged { name: file_name(self.position), at: self.position.into() })
             }
         }
+    }
+
+    /// The next bytes are the first again.
+    pub fn rewind(&mut self) {
+        (self.offset, self.block) = (wide(HEADER_BYTES), 0);
     }
 
     fn piece(&mut self) -> Result<Option<Piece>, DiskError> {

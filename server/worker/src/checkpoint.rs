@@ -26,14 +26,14 @@ use crate::{
 };
 
 /// What begins each kind of row.
-mod row {
-    pub(super) const STREAM: u8 = b's';
-    pub(super) const RUN: u8 = b'r';
-    pub(super) const NUMBERS: u8 = b'n';
-    pub(super) const DEVICE: u8 = b'd';
-    pub(super) const CLOCK: u8 = b't';
-    pub(super) const VALUE: u8 = b'v';
-    pub(super) const CURSOR: u8 = b'i';
+pub(crate) mod row {
+    pub(crate) const STREAM: u8 = b's';
+    pub(crate) const RUN: u8 = b'r';
+    pub(crate) const NUMBERS: u8 = b'n';
+    pub(crate) const DEVICE: u8 = b'd';
+    pub(crate) const CLOCK: u8 = b't';
+    pub(crate) const VALUE: u8 = b'v';
+    pub(crate) const CURSOR: u8 = b'i';
 }
 
 /// A key and its value.
@@ -165,28 +165,46 @@ impl Copied {
     pub(crate) fn all(core: &mut Core) -> Self {
         core.look();
         core.tables.sweep();
-        let devices = core.registered.iter().cloned().collect();
         core.sweep_values();
-        let files = FileRows { rows: core.uploads.rows(), removed: Vec::new() };
-        let tables = &core.tables;
-        let mut copied = Self::empty(Vec::new(), devices);
+        let mut copied = Self::empty(Vec::new(), core.registered.iter().cloned().collect());
         copied.values = core.values.all_rows();
         copied.cursors = core.cursors.all_rows();
-        copied.files = files;
+        copied.files = FileRows { rows: core.uploads.rows(), removed: Vec::new() };
         copied.groups = core.groups.all_rows();
         copied.groups.rows.extend(core.registered.group_rows());
-        copied.streams =
-            tables.streams.iter().map(|(ix, stream)| (ix, stream_row(stream))).collect();
+        copied.copy_tables(&core.tables);
+        copied.take_back(core);
+        copied
+    }
+
+    /// All that was folded from records: they are durable. What expired by their time is left out.
+    pub(crate) fn folded(rebuilt: &mut Rebuilt) -> Self {
+        let Rebuilt { tables, registered, values, cursors, uploads, groups, .. } = rebuilt;
+        tables.sweep();
+        values.sweep(tables.time_ms);
+        let mut copied = Self::empty(Vec::new(), registered.iter().cloned().collect());
+        copied.values = values.all_rows();
+        copied.cursors = cursors.all_rows();
+        copied.files = FileRows { rows: uploads.rows(), removed: Vec::new() };
+        copied.groups = groups.all_rows();
+        copied.groups.rows.extend(registered.group_rows());
+        copied.copy_tables(tables);
+        copied.time_ms = tables.time_ms;
+        copied.applied = rebuilt.applied;
+        copied.name_numbers(tables);
+        copied
+    }
+
+    fn copy_tables(&mut self, tables: &Tables) {
+        self.streams = tables.streams.iter().map(|(ix, stream)| (ix, stream_row(stream))).collect();
         for (ix, run) in tables.runs.iter() {
-            copied.runs.insert(ix, run_row(run));
+            self.runs.insert(ix, run_row(run));
             for &producer in run.keys.values() {
                 if let Some(entry) = tables.producers.get(producer) {
-                    copied.numbers.insert(producer, numbers_row(ix, entry));
+                    self.numbers.insert(producer, numbers_row(ix, entry));
                 }
             }
         }
-        copied.take_back(core);
-        copied
     }
 
     fn empty(forgotten: Vec<Forgotten>, devices: Vec<Device>) -> Self {
@@ -230,6 +248,11 @@ impl Copied {
         if let Some((at, time_ms)) = core.uploads.first_pending() {
             (self.applied, self.time_ms) = (self.applied.min(at), self.time_ms.min(time_ms));
         }
+        self.name_numbers(tables);
+    }
+
+    /// Finds the names that numbers stand under; leaves those that stand under none.
+    fn name_numbers(&mut self, tables: &Tables) {
         self.numbers.retain(|&ix, numbers| {
             let under = names_of(tables, numbers);
             let known = under.is_some();

@@ -30,10 +30,12 @@ mod receipts;
 pub mod record;
 pub mod registry;
 mod requests;
+mod retention;
 mod said;
 mod services;
 mod session;
 mod slab;
+mod snapshot;
 mod spelling;
 pub mod status;
 mod subscription;
@@ -53,6 +55,7 @@ pub use self::{
     log::{ChunkLog, EventLog},
     rebuild::ApplyError,
     session::{Polled, Session, attach_of},
+    snapshot::SnapshotError,
     status::{Counters, Status},
     time_of_day::TimeOfDay,
     worker::{Config, Logs, OpenError, Worker},

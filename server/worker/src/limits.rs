@@ -189,3 +189,15 @@ pub const ATTEMPTS: u32 = 1000;
 pub const BACKOFF_MS: u64 = 7 * 24 * 3600 * 1000;
 /// The longest time a group may allow for settling: a day.
 pub const SETTLE_WITHIN_MS: u64 = 24 * 3600 * 1000;
+/// A snapshot is made at most so often, where a sealed segment is behind the last: it costs reading the log twice from
+/// there, and writing all rows.
+pub const SNAPSHOT_S: u64 = 600;
+/// The first look for one, behind a start: who starts has other things to do.
+pub const SNAPSHOT_START_S: u64 = 60;
+/// Rows that the records between two snapshots may change: a snapshot that would have to hold more at once is made of fewer
+/// records, and the next begins where it ends.
+pub const SNAPSHOT_ROWS: usize = 1 << 18;
+/// Bytes of one row of a snapshot. A longer one is none.
+pub const SNAPSHOT_ROW_BYTES: usize = 16 << 20;
+/// Rows of a snapshot that are put into an empty store of checkpoints at once.
+pub const RESTOCK_ROWS: usize = 16_384;

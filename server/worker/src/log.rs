@@ -2,9 +2,10 @@
 
 use std::{collections::VecDeque, ops::Range};
 
+use bytes::Bytes;
 use spile_log::{
     Append, AppendError, Block, Durable, Health, KeepError, Log, Position, ReadError, Reader,
-    Record, Retain, StreamItem, StreamReader,
+    Record, Retain, SegmentInfo, Snapshot, SnapshotWriter, StreamItem, StreamReader,
 };
 use tokio::sync::watch;
 
@@ -31,6 +32,33 @@ pub trait EventLog: Send + Sync {
     fn start(&self) -> u64;
     /// What it knows to be wrong with itself, and its counters.
     fn health(&self) -> Health;
+    /// The segments that are not written any more, oldest first.
+    fn sealed(&self) -> Vec<SegmentInfo>;
+    /// Up to where the snapshots there are hold, whole or not: newest first.
+    fn snapshots(&self) -> Result<Vec<u64>, KeepError>;
+    /// The newest snapshot that is whole: up to where it holds, and its bytes.
+    fn newest_snapshot(&self) -> Result<Option<Held>, KeepError>;
+    /// Begins a snapshot of views that hold everything before `position`: newer than the last, not beyond the durable end.
+    fn begin_snapshot(&self, position: u64) -> Result<Box<dyn PutPieces>, KeepError>;
+}
+
+/// A snapshot: up to where it holds, and its bytes.
+pub type Held = (u64, Box<dyn Pieces>);
+
+/// A snapshot's bytes, from the first on.
+pub trait Pieces: Send {
+    /// The next of them; `None` behind the last.
+    fn next(&mut self) -> Result<Option<Bytes>, KeepError>;
+    /// The next are the first again.
+    fn rewind(&mut self);
+}
+
+/// A snapshot that is written. Dropped before it is finished, it never was.
+pub trait PutPieces: Send {
+    /// Adds bytes.
+    fn put(&mut self, bytes: &[u8]) -> Result<(), KeepError>;
+    /// It is whole: from now on it counts.
+    fn finish(self: Box<Self>) -> Result<(), KeepError>;
 }
 
 /// The log of chunks: beside what every log does, it gives space back.
@@ -92,12 +120,50 @@ impl EventLog for Log {
     fn health(&self) -> Health {
         Self::health(self)
     }
+
+    fn sealed(&self) -> Vec<SegmentInfo> {
+        Self::sealed(self)
+    }
+
+    fn snapshots(&self) -> Result<Vec<u64>, KeepError> {
+        let found = Self::snapshots(self)?.into_iter();
+        Ok(found.map(|snapshot| snapshot.position.get()).collect())
+    }
+
+    fn newest_snapshot(&self) -> Result<Option<Held>, KeepError> {
+        let newest = Self::newest_snapshot(self)?;
+        Ok(newest.map(|newest| (newest.position().get(), Box::new(newest) as Box<dyn Pieces>)))
+    }
+
+    fn begin_snapshot(&self, position: u64) -> Result<Box<dyn PutPieces>, KeepError> {
+        Ok(Box::new(self.snapshot(Position::new(position))?))
+    }
+}
+
+impl Pieces for Snapshot {
+    fn next(&mut self) -> Result<Option<Bytes>, KeepError> {
+        self.read()
+    }
+
+    fn rewind(&mut self) {
+        Self::rewind(self);
+    }
+}
+
+impl PutPieces for SnapshotWriter {
+    fn put(&mut self, bytes: &[u8]) -> Result<(), KeepError> {
+        self.write(bytes)
+    }
+
+    fn finish(self: Box<Self>) -> Result<(), KeepError> {
+        Self::finish(*self).map(drop)
+    }
 }
 
 impl ChunkLog for Log {
     fn segments(&self) -> Vec<(Range<u64>, u64)> {
         let sealed = Self::sealed(self).into_iter();
-        sealed.map(|(range, bytes)| (range.start.get()..range.end.get(), bytes)).collect()
+        sealed.map(|one| (one.range.start.get()..one.range.end.get(), one.bytes)).collect()
     }
 
     fn rewrite(

@@ -132,7 +132,8 @@ impl Rebuilt {
         }
     }
 
-    fn apply(&mut self, record: &Record) -> Result<(), ApplyError> {
+    /// Applies a record, where it was not applied before.
+    pub(crate) fn apply(&mut self, record: &Record) -> Result<(), ApplyError> {
         let at = record.position.get();
         if record.kind != 0 && record.end().get() > self.applied {
             let form = |_| ApplyError::Form { at };

@@ -23,12 +23,17 @@ use crate::{
     clock::Clock,
     core::Core,
     keeper::{Keeper, Kept},
-    limits::{AHEAD_BYTES, GROUP_KEYS, UPLOAD_BYTES, UPLOAD_IDLE_MS, VALUES, WAITING_CHUNK_BYTES},
+    limits::{
+        AHEAD_BYTES, GROUP_KEYS, SNAPSHOT_ROWS, UPLOAD_BYTES, UPLOAD_IDLE_MS, VALUES,
+        WAITING_CHUNK_BYTES,
+    },
     log::{ChunkLog, EventLog},
     rebuild::{ApplyError, Rebuilt},
     registry::{self, Device, Follower},
+    retention::Retainer,
     services::Services,
     session::Session,
+    snapshot::{self, SnapshotError},
     status::{CallsStatus, Counters, Status, hours_left},
     time_of_day::TimeOfDay,
     uploads::{
@@ -59,6 +64,8 @@ pub struct Config {
     pub clock: TimeOfDay,
     /// Keys of a group that may have something outstanding.
     pub group_keys: usize,
+    /// Rows that a snapshot may change of the one before.
+    pub snapshot_rows: usize,
 }
 
 impl Default for Config {
@@ -73,6 +80,7 @@ impl Default for Config {
             upload_idle_ms: UPLOAD_IDLE_MS,
             clock: TimeOfDay::Wall,
             group_keys: GROUP_KEYS,
+            snapshot_rows: SNAPSHOT_ROWS,
         }
     }
 }
@@ -94,6 +102,9 @@ pub enum OpenError {
     /// The views can't be set aside.
     #[error(transparent)]
     Views(#[from] ViewsError),
+    /// There is no snapshot to begin at.
+    #[error("the views can't be rebuilt: {0}")]
+    Snapshot(#[from] SnapshotError),
     /// A thread can't be started.
     #[error("a thread can't be started: {0}; raise the limit of threads")]
     Thread(io::Error),
@@ -105,7 +116,7 @@ pub struct Logs {
     pub events: Arc<dyn EventLog>,
     /// Of chunks of uploads; without one no uploads are taken.
     pub chunks: Option<Arc<dyn ChunkLog>>,
-    /// No thread tends the uploads: the owner calls [`Worker::tend_uploads`].
+    /// No thread tends uploads and retention: the owner calls [`Worker::tend_uploads`] and [`Worker::snapshot`].
     pub inline: bool,
 }
 
@@ -157,6 +168,7 @@ pub struct Worker {
     /// Uploads to be hashed from the log.
     pub(crate) jobs: Arc<Jobs>,
     _tender: Option<Tender>,
+    _retainer: Option<Retainer>,
     _keeper: Keeper,
 }
 
@@ -177,7 +189,7 @@ impl Worker {
         let logs = logs.into();
         let (views, rebuilt) = match views {
             Some(folder) => load(folder, &*logs.events, &config.keep)?,
-            None => (None, Rebuilt::new(&config.keep)),
+            None => (None, snapshot::load(&*logs.events, &config.keep, None)?),
         };
         Self::start(config, logs, views, rebuilt)
     }
@@ -187,11 +199,14 @@ impl Worker {
     pub fn open_with(
         config: Config,
         logs: impl Into<Logs>,
-        views: Box<dyn Views>,
+        mut views: Box<dyn Views>,
     ) -> Result<Arc<Self>, OpenError> {
         let logs = logs.into();
-        let rebuilt =
-            Rebuilt::load_all(&*views, &*logs.events, &config.keep)?.ok_or(ViewsError::Row)?;
+        let log = &*logs.events;
+        let mut rebuilt = Rebuilt::load_all(&*views, log, &config.keep)?.ok_or(ViewsError::Row)?;
+        if !snapshot::reaches(log, rebuilt.applied).map_err(SnapshotError::from)? {
+            rebuilt = snapshot::load(log, &config.keep, Some(&mut *views))?;
+        }
         Self::start(config, logs, Some(views), rebuilt)
     }
 
@@ -226,6 +241,8 @@ impl Worker {
         let tender =
             tended.then(|| Tender::start(kept.clone(), jobs.clone(), config.upload_idle_ms));
         let tender = tender.transpose().map_err(OpenError::Thread)?;
+        let retainer = (!inline).then(|| Retainer::start(log.clone(), config.clone()));
+        let retainer = retainer.transpose().map_err(OpenError::Thread)?;
         let (counters, sessions) = (Counters::default(), AtomicU64::new(0));
         Ok(Arc::new(Self {
             config,
@@ -241,6 +258,7 @@ impl Worker {
             durable,
             jobs,
             _tender: tender,
+            _retainer: retainer,
             _keeper: keeper,
         }))
     }
@@ -249,6 +267,12 @@ impl Worker {
     /// now and then while the worker runs.
     pub fn checkpoint(&self) {
         self.kept.checkpoint();
+    }
+
+    /// Makes the next snapshot of all views out of the last one and the log, and says up to where it holds; `None` where
+    /// nothing is new. The same is done now and then while the worker runs. It takes a while: not for a runtime's thread.
+    pub fn snapshot(&self) -> Result<Option<u64>, SnapshotError> {
+        snapshot::next(&*self.log, &self.config, &|| false)
     }
 
     /// All views as text, as far as they are durable: the same views give the same text.
@@ -455,15 +479,21 @@ impl Worker {
     }
 }
 
-/// The checkpoint in a folder, and the store to write the next to.
+/// The checkpoint in a folder, and the store to write the next to. Where it can't be used the views begin at the newest
+/// snapshot, and so does the next checkpoint.
 fn load(
     folder: &Path,
     log: &dyn EventLog,
     keep: &[String],
-) -> Result<(Option<Box<dyn Views>>, Rebuilt), ViewsError> {
+) -> Result<(Option<Box<dyn Views>>, Rebuilt), OpenError> {
     let why = match SledViews::open(folder) {
         Ok(views) => match Rebuilt::load_all(&views, log, keep) {
-            Ok(Some(rebuilt)) => return Ok((Some(Box::new(views)), rebuilt)),
+            Ok(Some(rebuilt))
+                if snapshot::reaches(log, rebuilt.applied).map_err(SnapshotError::from)? =>
+            {
+                return Ok((Some(Box::new(views)), rebuilt));
+            }
+            Ok(Some(_)) => "the log was thinned out behind it".to_owned(),
             Ok(None) => "it is of another log".to_owned(),
             Err(error) => error.to_string(),
         },
@@ -471,6 +501,7 @@ fn load(
     };
     tracing::warn!(folder = %folder.display(), why, "the checkpoint is set aside, the views are rebuilt");
     SledViews::set_aside(folder)?;
-    let views = SledViews::open(folder)?;
-    Ok((Some(Box::new(views)), Rebuilt::new(keep)))
+    let mut views = SledViews::open(folder)?;
+    let rebuilt = snapshot::load(log, keep, Some(&mut views))?;
+    Ok((Some(Box::new(views)), rebuilt))
 }

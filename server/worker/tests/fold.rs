@@ -11,6 +11,7 @@
     reason = "a test ends on what it did not expect"
 )]
 
+mod snapped;
 mod support;
 
 use std::{collections::BTreeMap, sync::Arc};
@@ -104,7 +105,8 @@ impl World {
             50..70 => drop(self.log.pump()),
             70..80 => self.now.0 += self.random.choose(40),
             80..90 => self.check(),
-            90..93 => self.worker.checkpoint(),
+            90..92 => self.worker.checkpoint(),
+            92..93 => self.snapshot(),
             93..96 => self.fill_the_disk(),
             _ => self.restart(),
         }
@@ -164,6 +166,12 @@ impl World {
         self.run = self.run.wrapping_add(1);
         self.publisher = publisher(&self.worker, self.run);
         self.numbers = [0; 3];
+    }
+
+    fn snapshot(&mut self) {
+        if snapped::take(&self.worker, &self.disk, &mut self.random) {
+            self.restart();
+        }
     }
 
     fn restart(&mut self) {
@@ -261,8 +269,10 @@ impl World {
         self.check();
         let before = self.worker.dump();
         let log: Arc<dyn EventLog> = Arc::new(self.log.clone());
-        let anew = Worker::open(config(), log.clone(), None).unwrap();
+        let anew = Worker::open(config(), snapped::alone(&self.log), None).unwrap();
         assert_eq!(anew.dump(), before, "from the log alone");
+        let anew = Worker::open(config(), log.clone(), None).unwrap();
+        assert_eq!(anew.dump(), before, "from the newest snapshot");
         let kept = Worker::open_with(config(), log, Box::new(self.shelf.clone())).unwrap();
         assert_eq!(kept.dump(), before, "from the last checkpoint");
     }

@@ -11,6 +11,7 @@
     reason = "a test ends on what it did not expect"
 )]
 
+mod snapped;
 mod support;
 
 use std::{
@@ -495,6 +496,12 @@ impl World {
         }
     }
 
+    fn snapshot(&mut self) {
+        if snapped::take(&self.worker, &self.disk, &mut self.random) {
+            self.restart();
+        }
+    }
+
     fn restart(&mut self) {
         self.disk.set_capacity(u64::MAX);
         for at in 0..self.members.len() {
@@ -536,7 +543,8 @@ impl World {
             }
             91..94 => self.replay(),
             94..95 => self.seek(),
-            95..97 => self.worker.checkpoint(),
+            95..96 => self.worker.checkpoint(),
+            96..97 => self.snapshot(),
             97..98 => {
                 let used: usize = self.disk.files().iter().map(|(_, content)| content.len()).sum();
                 let room = self.random.choose(2048);
@@ -621,8 +629,10 @@ impl World {
         self.settle_disk();
         let before = self.worker.dump();
         let log: Arc<dyn EventLog> = Arc::new(self.log.clone());
-        let anew = Worker::open(config(), log.clone(), None).unwrap();
+        let anew = Worker::open(config(), snapped::alone(&self.log), None).unwrap();
         assert_eq!(anew.dump(), before, "from the log alone");
+        let anew = Worker::open(config(), log.clone(), None).unwrap();
+        assert_eq!(anew.dump(), before, "from the newest snapshot");
         let from_checkpoint =
             Worker::open_with(config(), log, Box::new(self.shelf.clone())).unwrap();
         assert_eq!(from_checkpoint.dump(), before, "from the last checkpoint");

@@ -10,6 +10,7 @@
     reason = "a test ends on what it did not expect"
 )]
 
+mod snapped;
 mod support;
 
 use std::sync::Arc;
@@ -232,7 +233,8 @@ impl World {
             50..70 => self.poll(),
             70..90 => self.settle(),
             90..93 => self.again(),
-            93..96 => self.worker.checkpoint(),
+            93..95 => self.worker.checkpoint(),
+            95..96 => self.snapshot(),
             _ => self.restart(),
         }
     }
@@ -297,6 +299,12 @@ impl World {
         self.asked.clear();
     }
 
+    fn snapshot(&mut self) {
+        if snapped::take(&self.worker, &self.disk, &mut self.random) {
+            self.restart();
+        }
+    }
+
     fn restart(&mut self) {
         self.disk = if self.random.choose(2) == 0 {
             self.disk.kill()
@@ -338,8 +346,10 @@ impl World {
         assert_eq!(handed, stored, "all that is stored and not done was handed out");
         let before = self.worker.dump();
         let log: Arc<dyn EventLog> = Arc::new(self.log.clone());
-        let anew = Worker::open(config(), log.clone(), None).unwrap();
+        let anew = Worker::open(config(), snapped::alone(&self.log), None).unwrap();
         assert_eq!(anew.dump(), before, "from the log alone");
+        let anew = Worker::open(config(), log.clone(), None).unwrap();
+        assert_eq!(anew.dump(), before, "from the newest snapshot");
         let kept = Worker::open_with(config(), log, Box::new(self.shelf.clone())).unwrap();
         assert_eq!(kept.dump(), before, "from the last checkpoint");
     }

@@ -11,6 +11,7 @@
     reason = "a test ends on what it did not expect"
 )]
 
+mod snapped;
 mod support;
 
 use std::{
@@ -228,7 +229,8 @@ impl World {
             53..70 => drop(self.log.pump()),
             70..85 => self.devices[device].poll(),
             85..92 => self.read(),
-            92..94 => self.worker.checkpoint(),
+            92..93 => self.worker.checkpoint(),
+            93..94 => self.snapshot(),
             94..96 => {
                 // Another connection of the same run takes over; the older one is not told first.
                 let Device { name, run, .. } = self.devices[device];
@@ -258,6 +260,12 @@ impl World {
             0 => Some(Expect::Exists),
             1 => Some(Expect::Version(Version((about + self.random.choose(3)).saturating_sub(2)))),
             _ => None,
+        }
+    }
+
+    fn snapshot(&mut self) {
+        if snapped::take(&self.worker, &self.disk, &mut self.random) {
+            self.restart();
         }
     }
 
@@ -374,8 +382,10 @@ impl World {
     fn check_views(&self) {
         let before = self.worker.dump();
         let log: Arc<dyn EventLog> = Arc::new(self.log.clone());
-        let anew = Worker::open(config(), log.clone(), None).unwrap();
+        let anew = Worker::open(config(), snapped::alone(&self.log), None).unwrap();
         assert_eq!(anew.dump(), before, "from the log alone");
+        let anew = Worker::open(config(), log.clone(), None).unwrap();
+        assert_eq!(anew.dump(), before, "from the newest snapshot");
         let from_checkpoint =
             Worker::open_with(config(), log, Box::new(self.shelf.clone())).unwrap();
         assert_eq!(from_checkpoint.dump(), before, "from the last checkpoint");

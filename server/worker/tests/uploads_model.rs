@@ -14,6 +14,7 @@
 
 mod bulk;
 mod shelf;
+mod snapped;
 mod support;
 
 use std::{
@@ -224,7 +225,8 @@ impl World {
             62..74 => drop(self.logs[1].pump()),
             74..84 => self.poll(),
             84..87 => self.worker.tend_uploads(),
-            87..89 => self.worker.checkpoint(),
+            87..88 => self.worker.checkpoint(),
+            88..89 => self.snapshot(),
             89..91 => self.remove(),
             91..94 => self.take_over(),
             94..97 => {
@@ -367,6 +369,12 @@ impl World {
         device.files.iter_mut().for_each(|file| file.phase = Phase::Closed);
     }
 
+    fn snapshot(&mut self) {
+        if snapped::take(&self.worker, &self.disks[0], &mut self.random) {
+            self.restart();
+        }
+    }
+
     fn restart(&mut self) {
         for disk in &mut self.disks {
             disk.set_capacity(u64::MAX);
@@ -445,8 +453,16 @@ impl World {
         }
         assert_eq!(told, self.sealed, "each seal is one event");
         let dump = worker.dump();
-        let anew = Worker::open(config(), both(&self.logs), None).unwrap();
+        let [events, chunks] = &self.logs;
+        let alone = Logs {
+            events: snapped::alone(events),
+            chunks: Some(Arc::new(chunks.clone())),
+            inline: true,
+        };
+        let anew = Worker::open(config(), alone, None).unwrap();
         assert_eq!(anew.dump(), dump, "from the logs alone");
+        let anew = Worker::open(config(), both(&self.logs), None).unwrap();
+        assert_eq!(anew.dump(), dump, "from the newest snapshot");
         let shelf = Box::new(self.shelf.clone());
         let anew = Worker::open_with(config(), both(&self.logs), shelf).unwrap();
         assert_eq!(anew.dump(), dump, "from the last checkpoint");

@@ -198,3 +198,90 @@ async fn a_start_that_read_much_of_the_log_leaves_it_to_no_other() {
     drop(open_with_views(folder.path()));
     assert_eq!(held().unwrap(), end);
 }
+
+fn snapshots(folder: &Path) -> Vec<std::path::PathBuf> {
+    let files = std::fs::read_dir(folder.join("log")).unwrap().map(|file| file.unwrap().path());
+    let mut found: Vec<_> =
+        files.filter(|path| path.extension().is_some_and(|end| end == "snapshot")).collect();
+    found.sort();
+    found
+}
+
+/// Removes the store of checkpoints, so that a start has snapshots and the log.
+fn without_views(folder: &Path) -> Arc<Worker> {
+    std::fs::remove_dir_all(folder.join("views")).unwrap();
+    open_with_views(folder)
+}
+
+#[tokio::test]
+async fn a_snapshot_and_the_log_behind_it_are_the_same() {
+    let folder = tempfile::tempdir().unwrap();
+    let worker = open_with_views(folder.path());
+    publish(&worker, 1).await;
+    // Few rows at once: it takes more than one until nothing is new.
+    let mut made = 0;
+    while worker.snapshot().unwrap().is_some() {
+        made += 1;
+    }
+    assert!(made > 2, "{made}");
+    publish(&worker, 2).await;
+    let before = worker.dump();
+    drop(worker);
+    assert_eq!(snapshots(folder.path()).len(), 2, "two are kept");
+    let worker = without_views(folder.path());
+    assert_eq!(worker.dump(), before);
+    // The store was filled from the snapshot: with the next checkpoint it holds all.
+    publish(&worker, 3).await;
+    worker.checkpoint();
+    let before = worker.dump();
+    drop(worker);
+    assert_eq!(open_with_views(folder.path()).dump(), before);
+}
+
+#[tokio::test]
+async fn a_snapshot_that_rotted_leaves_the_one_before_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let worker = open_with_views(folder.path());
+    publish(&worker, 1).await;
+    worker.snapshot().unwrap().unwrap();
+    worker.snapshot().unwrap().unwrap();
+    let before = worker.dump();
+    drop(worker);
+    for newest in snapshots(folder.path()).into_iter().rev() {
+        let mut bytes = std::fs::read(&newest).unwrap();
+        let middle = bytes.len() / 2;
+        bytes[middle] ^= 1;
+        std::fs::write(&newest, bytes).unwrap();
+        assert_eq!(without_views(folder.path()).dump(), before, "without {}", newest.display());
+    }
+}
+
+/// A store of checkpoints that lies does not reach a snapshot: that is made from the last one and the log.
+#[tokio::test]
+async fn a_snapshot_rests_on_no_checkpoint() {
+    let folder = tempfile::tempdir().unwrap();
+    let worker = open_with_views(folder.path());
+    publish(&worker, 1).await;
+    let before = worker.dump();
+    worker.checkpoint();
+    drop(worker);
+    let mut views = SledViews::open(&folder.path().join("views")).unwrap();
+    let mut applied = 0;
+    let mut rows = Vec::new();
+    applied += views
+        .load(&mut |key, value| {
+            rows.push((key.to_vec(), value.to_vec()));
+            true
+        })
+        .unwrap();
+    // What begins with `s` is a stream: its version becomes another.
+    let stream = rows.iter_mut().find(|(key, _)| key.ends_with(b"shared") && key[0] == b's');
+    stream.unwrap().1[1] ^= 1;
+    views.store(&[], rows, applied).unwrap();
+    drop(views);
+    let worker = open_with_views(folder.path());
+    assert_ne!(worker.dump(), before, "the lie is told");
+    while worker.snapshot().unwrap().is_some() {}
+    drop(worker);
+    assert_eq!(without_views(folder.path()).dump(), before);
+}

@@ -11,8 +11,8 @@ use crate::{
     checkpoint::{BadRow, Row},
     uploads::{
         Uploads,
-        form::{Blake3, Metadata, Place, UploadId},
-        view::{Blob, Upload},
+        form::{Blake3, Metadata, Place, Sealed, UploadId},
+        view::{Blob, Upload, tenant_of},
         work::{Part, Work},
     },
 };
@@ -22,7 +22,7 @@ pub(crate) const UPLOAD: u8 = b'u';
 /// What begins a blob's row.
 pub(crate) const BLOB: u8 = b'b';
 /// Behind it in the key: how far a name is counted. No position begins so.
-const NAME: u8 = 0xff;
+pub(crate) const NAME: u8 = 0xff;
 
 #[derive(Serialize, Deserialize)]
 struct UploadRow {
@@ -76,8 +76,24 @@ fn key(kind: u8, at: u64) -> Vec<u8> {
 
 fn name_key((tenant, name, key): &(Arc<str>, Arc<str>, Arc<str>)) -> Vec<u8> {
     let mut row = vec![BLOB, NAME];
-    row.extend_from_slice(format!("{tenant}\0{name}\0{key}\0").as_bytes());
+    row.extend_from_slice(&name_of(tenant, name, key));
     row
+}
+
+fn name_of(tenant: &str, name: &str, key: &str) -> Vec<u8> {
+    format!("{tenant}\0{name}\0{key}\0").into_bytes()
+}
+
+/// What a blob's revision is counted under, as it stands in the key of such a row: out of the blob's row.
+pub(crate) fn blob_name(value: &[u8]) -> Option<Vec<u8>> {
+    let row: BlobRow = serde_json::from_slice(value).ok()?;
+    Some(name_of(tenant_of(&row.who), &row.name, &row.key))
+}
+
+/// The same out of a BLOB's payload.
+pub(crate) fn sealed_name(tenant: &str, payload: &[u8]) -> Option<Vec<u8>> {
+    let sealed: Sealed = serde_json::from_slice(payload).ok()?;
+    Some(name_of(tenant, &sealed.name, &sealed.key))
 }
 
 fn number(value: u64) -> Vec<u8> {

@@ -123,6 +123,8 @@ pub fn config() -> Config {
         name: "w".to_owned(),
         // Every topic is kept, so that values are compared wherever views are.
         keep: vec!["#".to_owned()],
+        // Few rows at once, so that a snapshot of what there is takes several.
+        snapshot_rows: 5,
         // The thread that looks for abandoned uploads has another clock than the test.
         upload_idle_ms: u64::MAX,
         ..Config::default()

@@ -44,7 +44,8 @@ pub fn log(folder: &Path) -> Log {
 }
 
 pub fn config() -> Config {
-    Config { name: "w".to_owned(), ..Config::default() }
+    // Few rows at once, so that what there is takes several.
+    Config { name: "w".to_owned(), snapshot_rows: 5, ..Config::default() }
 }
 
 pub fn open(folder: &Path) -> Arc<Worker> {

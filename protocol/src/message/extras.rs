@@ -161,6 +161,13 @@ impl<'a> Extras<'a> {
     }
 }
 
+/// The id, as people read it: 32 hexadecimal digits.
+impl core::fmt::Display for Trace {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        write!(f, "{:032x}", u128::from_be_bytes(self.id))
+    }
+}
+
 impl Trace {
     /// The trace of an event that came without one: the session's base, CRC-32 of the key, the number's lower half.
     /// Its span is zeros, which says that it was made.

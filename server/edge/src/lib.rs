@@ -15,6 +15,7 @@ pub mod link;
 pub mod listener;
 pub mod metrics;
 pub mod policy;
+mod recent;
 pub mod registry;
 mod route;
 pub mod session;
@@ -42,6 +43,8 @@ pub struct Edge {
     /// Trace ids.
     pub bases: trace::Bases,
     policy: RwLock<Arc<policy::Policy>>,
+    /// Calls of late.
+    recent: recent::Recent,
 }
 
 impl core::fmt::Debug for Edge {
@@ -88,6 +91,7 @@ impl Edge {
             sessions,
             bases: trace::Bases::new(parts.random),
             policy: RwLock::new(Arc::new(policy::Policy::built_in())),
+            recent: recent::Recent::default(),
         })
     }
 

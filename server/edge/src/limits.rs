@@ -35,6 +35,10 @@ pub const GATHERED: usize = 4 << 20;
 pub const SPREADS: usize = 16;
 /// How long a listing waits for a worker that does not answer; without it the page is partial.
 pub const LIST_WAIT: Duration = Duration::from_secs(5);
+/// Calls that are remembered for who asks what a trace touched. At the cap: the oldest is forgotten.
+pub const CALLS_REMEMBERED: usize = 4096;
+/// Calls of one trace that are told; of more, the newest.
+pub const TRACE_CALLS: usize = 32;
 /// Deliveries of a merged subscription that are not settled, or whose settlement was not answered. At the cap: the next
 /// is held back.
 pub const UNANSWERED: usize = 65_536;

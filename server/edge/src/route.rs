@@ -10,6 +10,7 @@ mod asks;
 mod fold;
 mod gate;
 mod gathered;
+mod lines;
 mod merge;
 mod pages;
 mod part;
@@ -116,7 +117,7 @@ impl Route {
         let policy = self.edge.policy();
         let Self { edge, who, ports, tables, .. } = self;
         let workers = &edge.workers;
-        let mut gate = Gate::new(machine, tables, who, &policy, workers, (now, wall), bytes);
+        let mut gate = Gate::new(machine, tables, who, &policy, edge, (now, wall), bytes);
         while let Some(to) = gate.front() {
             match to {
                 To::Worker(place) => match port_at(ports, workers, who, place) {
@@ -177,6 +178,9 @@ impl Route {
         }
         self.first = (first + 1) % count.max(1);
         self.answer(machine, now, out);
+        for (call, code) in self.tables.heard.drain(..) {
+            self.edge.recent.ended(wall, call, Some(code));
+        }
         self.note_flight(machine);
         counted
     }
@@ -273,6 +277,7 @@ impl Route {
                 return;
             }
             self.edge.metrics.fault(code);
+            self.tables.heard(&Message::Fault(fault));
             self.tables.refusals.pop_front();
         }
     }
@@ -297,6 +302,14 @@ impl Route {
         self.waiting = VecDeque::new();
         for subscription in self.tables.say_held(machine, now, out, counted) {
             self.end(subscription, wall);
+        }
+    }
+}
+
+impl Drop for Route {
+    fn drop(&mut self) {
+        for call in self.tables.unheard() {
+            self.edge.recent.ended(self.edge.clock.wall(), call, None);
         }
     }
 }

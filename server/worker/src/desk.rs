@@ -8,8 +8,9 @@ use std::sync::Arc;
 use spile_log::{Durable, State as LogState};
 use spile_protocol::{
     code::Code,
+    crc,
     id::{LaneId, Number, RequestId, Role, Run, SubscriptionId},
-    message::{Scope, deliver::Kind},
+    message::{Scope, Trace, deliver::Kind},
 };
 use tokio::sync::watch;
 
@@ -51,6 +52,11 @@ impl Identity {
         let Self { tenant, principal, role, run, trace_base, .. } = self;
         let (role, run, trace_base) = (*role, *run, *trace_base);
         Names { role, run, trace_base, tenant, principal, key, topic, kind }.prefix()
+    }
+
+    /// The trace of what it uploads under a key: the one its `file.uploaded` has, which has no number. spec §5.5.5
+    pub(crate) fn sealing(&self, key: &str) -> Trace {
+        Trace::made(self.trace_base, crc::of(key.as_bytes()), Number(0))
     }
 }
 

@@ -98,6 +98,10 @@ pub const CALLS: usize = 65_536;
 pub const CALLS_OF_SERVICE: usize = 8192;
 /// Payload of calls under way at one worker. At the cap: CALL is answered BUSY.
 pub const CALL_BYTES_WAITING: usize = 64 << 20;
+/// Calls that are remembered for who asks what a trace touched, with what became of them. At the cap: the oldest is forgotten.
+pub const CALLS_REMEMBERED: usize = 4096;
+/// Calls of one trace that are told; of more, the newest.
+pub const TRACE_CALLS: usize = 32;
 /// How often one call is handed out, where a member after the other goes away. At the cap: UNKNOWN_OUTCOME.
 pub const CALL_ATTEMPTS: u32 = 3;
 /// Answers and calls that wait for one session, and their bytes. At the cap: a part of an answer ends its call with BUSY.

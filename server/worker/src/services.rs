@@ -16,6 +16,7 @@ pub(crate) mod desk;
 mod listing;
 pub(crate) mod mailbox;
 mod member;
+mod recent;
 
 pub use self::listing::{CallsStatus, OpenBreaker};
 pub(crate) use self::{
@@ -39,13 +40,17 @@ use tokio::sync::watch;
 
 use self::{
     breaker::{Admit, Outcome},
-    call::{Hex, Open, fault, outcome_of, refused, why},
+    call::{Open, fault, outcome_of, refused, why},
     mailbox::{Answer, Letter},
     member::{Member, Service, choose, hand},
+    recent::{End, Recents},
 };
-use crate::limits::{
-    BREAKER_PATIENCE_MS, BREAKERS_TOLD, CALL_ATTEMPTS, CALL_BYTES_WAITING, CALLS, MEMBERS,
-    RETRY_BUSY_MS, SERVICES,
+use crate::{
+    limits::{
+        BREAKER_PATIENCE_MS, BREAKERS_TOLD, CALL_ATTEMPTS, CALL_BYTES_WAITING, CALLS, MEMBERS,
+        RETRY_BUSY_MS, SERVICES,
+    },
+    tables::scoped,
 };
 
 /// What was counted since the start.
@@ -69,6 +74,7 @@ pub(crate) struct Services {
     counted: Counted,
     /// Counts up when a breaker opens or closes.
     breakers: watch::Sender<u64>,
+    recent: Recents,
 }
 
 fn size(n: u32) -> usize {
@@ -186,15 +192,24 @@ impl Services {
         }
     }
 
+    /// What happened in calls of a trace, of late. admin §12.3
+    pub(crate) fn traced(&self, tenant: &str, id: [u8; 16]) -> Vec<(Instant, String)> {
+        self.recent.steps(id, |service| scoped(tenant, service))
+    }
+
     /// Takes a call: its number, under which it is forgotten or timed out later.
     pub(crate) fn call(&mut self, now: Instant, asking: Asking) -> Result<u32, Refused> {
-        let taken = self.try_call(now, asking);
+        let recent = self.recent.take(now, &asking.scoped, &asking.head);
+        let taken = self.try_call(now, asking, recent);
         self.counted.calls += 1;
+        if let Err(why) = &taken {
+            self.recent.end(now, recent, End::Told(why.code));
+        }
         self.counted.refused += u64::from(taken.is_err());
         taken
     }
 
-    fn try_call(&mut self, now: Instant, asking: Asking) -> Result<u32, Refused> {
+    fn try_call(&mut self, now: Instant, asking: Asking, recent: u64) -> Result<u32, Refused> {
         let Asking { scoped, head, payload, payload_crc, wait, asker } = asking;
         let full = self.open.len() >= CALLS
             || self.bytes.saturating_add(payload.len()) > CALL_BYTES_WAITING;
@@ -237,9 +252,9 @@ impl Services {
             probe,
             patient: wait >= Duration::from_millis(BREAKER_PATIENCE_MS),
             decided: false,
-            begun: now,
             deadline: now.after(wait),
             attempts: 0,
+            recent,
         };
         hand(service, at, key, &mut open, self.turn);
         self.open.insert(key, open);
@@ -259,6 +274,10 @@ impl Services {
             return None;
         }
         open.sent = true;
+        let members = self.of.get(&open.scoped).map_or(&[][..], |service| &service.members);
+        if let Some(member) = members.iter().find(|member| member.is.session == session) {
+            self.recent.hand(now, open.recent, &member.is);
+        }
         let again = open.head.idempotent;
         let payload = if again { open.payload.clone() } else { open.payload.take() };
         let payload = payload.unwrap_or_default();
@@ -273,8 +292,9 @@ impl Services {
     pub(crate) fn reply(&mut self, now: Instant, session: u64, key: u32, mut answer: Answer) {
         let is_its = |open: &&mut Open| open.member == session && open.sent;
         let Some(open) = self.open.get_mut(&key).filter(is_its) else { return };
-        let more = answer.more;
-        let mut outcome = outcome_of(answer.code);
+        let (more, code, recent) = (answer.more, answer.code, open.recent);
+        let mut told = code;
+        let mut outcome = outcome_of(code);
         if let Some(asker) = open.asker.clone() {
             answer.request = asker.request;
             open.parts = true;
@@ -282,10 +302,17 @@ impl Services {
                 let detail = "the answer comes faster than it is read";
                 fault(&asker, refused(Code::BUSY, RETRY_BUSY_MS, detail), open.head.idempotent);
                 open.asker = None;
+                told = Code::BUSY;
                 // That is neither the service's fault nor its merit.
                 outcome = Outcome::Neither;
                 self.decide(now, key, outcome);
             }
+        }
+        if !more {
+            self.recent.answer(now, recent, code);
+        }
+        if !more || told != code {
+            self.recent.end(now, recent, End::Told(told));
         }
         if !more {
             self.decide(now, key, outcome);
@@ -313,6 +340,8 @@ impl Services {
             return false;
         }
         open.asker = None;
+        let end = if late { End::Told(Code::TIMED_OUT) } else { End::Gone };
+        self.recent.end(now, open.recent, end);
         let outcome = if late && open.patient { Outcome::Bad } else { Outcome::Neither };
         let sent = open.sent;
         if let Some(payload) = open.payload.take() {
@@ -356,6 +385,7 @@ impl Services {
         if let Some(asker) = &open.asker {
             let gone = || refused(Code::UNKNOWN_OUTCOME, 0, "the member that had the call is gone");
             let why = why.filter(|_| !sent).unwrap_or_else(gone);
+            self.recent.end(now, open.recent, End::Told(why.code));
             fault(asker, why, open.head.idempotent);
         }
         self.decide(now, key, Outcome::Neither);
@@ -398,10 +428,6 @@ impl Services {
             service.failed += 1;
             counted.failed += 1;
         }
-        let Head { service, method, caller, trace, .. } = &*open.head;
-        let trace = Hex(trace.map_or([0; 16], |trace| trace.id));
-        let took_us = u64::try_from(now.since(open.begun).as_micros()).unwrap_or(u64::MAX);
-        tracing::debug!(%trace, service, method, caller, took_us, ?outcome, "a call");
     }
 
     /// The member has answered, or never had it: its place is free.

@@ -123,8 +123,3 @@ impl Spelling {
 pub(crate) fn trace_of(names: &Names<'_>, number: Number, given: Option<Trace>) -> Trace {
     given.unwrap_or_else(|| Trace::made(names.trace_base, crc::of(names.key.as_bytes()), number))
 }
-
-/// A trace's id, in 32 hexadecimal digits.
-pub(crate) fn trace_text(trace: &Trace) -> String {
-    format!("{:032x}", u128::from_be_bytes(trace.id))
-}

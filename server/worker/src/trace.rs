@@ -100,6 +100,7 @@ impl Intake<'_> {
         // The answer takes its way too: nine tenths of the time are for the search.
         let time = Duration::from_millis(u64::from(call.remaining_ms)).saturating_mul(9) / 10;
         let begin = floor.max(end.saturating_sub(TRACE_WINDOW));
+        let steps = self.calls_of(now, &tenant, id);
         self.desk.lookups.push(Lookup::Trace(Box::new(Search {
             request: call.request,
             tenant,
@@ -111,11 +112,24 @@ impl Intake<'_> {
             end,
             reader: self.worker.log.read(begin),
             records: VecDeque::new(),
-            steps: Vec::new(),
+            steps,
             deadline: Box::pin(sleep(time)),
             late: false,
         })));
         Ok(())
+    }
+}
+
+impl Intake<'_> {
+    /// Calls are not records: what is known of them is in memory. admin §12.3
+    fn calls_of(&self, now: Millis, tenant: &str, id: [u8; 16]) -> Vec<Step> {
+        let clock = self.worker.clock.now();
+        let steps = self.worker.services().traced(tenant, id);
+        let step = |(at, what)| {
+            let ago = u64::try_from(clock.since(at).as_millis()).unwrap_or(u64::MAX);
+            Step { time_ms: now.0.saturating_sub(ago), place: self.worker.name().to_owned(), what }
+        };
+        steps.into_iter().map(step).collect()
     }
 }
 
@@ -181,7 +195,7 @@ impl Search {
 
     fn look(&mut self, worker: &Worker, record: &Record) {
         let Ok((prefix, tail)) = record::split(&record.head) else { return };
-        if !matches!(record.kind, kind::EVENT | kind::BATCH | kind::VOID) {
+        if !matches!(record.kind, kind::EVENT | kind::BATCH | kind::BLOB | kind::VOID) {
             return;
         }
         let (Ok(names), Ok(tail)) =

@@ -14,9 +14,10 @@ use serde_json::Value;
 use spile_protocol::{
     code::Code,
     crc,
-    id::{Number, RouteId, Version},
-    message::{Event, Expect, Extras, Message, Outcome, Source, Trace},
+    id::{Number, RequestId, RouteId, Version},
+    message::{Body, Call, Event, Expect, Extras, Message, Outcome, Reply, Serve, Source, Trace},
 };
+use spile_worker::attach_of;
 use support::{Client, NOW, Told, open};
 
 fn hex(id: [u8; 16]) -> String {
@@ -34,7 +35,8 @@ async fn steps(client: &mut Client, id: &str) -> (Vec<String>, bool) {
     assert_eq!(code, Code(0), "{answer}");
     let text = |step: &Value, name: &str| step[name].as_str().unwrap().to_owned();
     let line = |step: &Value| {
-        assert!(step["time_ms"].as_u64().unwrap() >= NOW.0);
+        // A session here is told that it is always NOW: what is remembered lies so long before it.
+        assert!(step["time_ms"].as_u64().unwrap() >= NOW.0 - 60_000);
         format!("{}: {}", text(step, "where"), text(step, "what"))
     };
     (answer["steps"].as_array().unwrap().iter().map(line).collect(), answer["partial"] == true)
@@ -159,4 +161,112 @@ async fn what_groups_made_of_an_event_is_told() {
     assert_eq!(told, ["w: done in group all", "w: not settled in group state"]);
     let told = groups(steps(&mut client, &made("pump", 2)).await.0);
     assert!(told[0].starts_with("w: dead after 1 attempts: "), "{told:?}");
+}
+
+const CALLED: Trace = Trace { id: [0xca; 16], span: [1; 8], flags: 0 };
+
+fn ask(client: &mut Client, service: &str, remaining_ms: u32) {
+    let (request, trace) = (RequestId(1), Some(CALLED));
+    let (method, idempotent, content_type, caller) = ("do", true, "", "");
+    let fields =
+        Call { request, service, method, remaining_ms, idempotent, content_type, caller, trace };
+    client.say(0, &Message::Call(Body { fields, payload: b"question" }));
+}
+
+async fn serves(client: &mut Client, service: &str) {
+    let serve = Serve { request: RequestId(9), service, window: 4 };
+    client.say(0, &Message::Serve(serve));
+    client.told(1).await;
+}
+
+async fn answers(client: &mut Client, code: Code) {
+    let Told::Call(called) = &client.told(1).await[0] else { panic!("no call") };
+    let request = RequestId(called.request);
+    let fields = Reply { request, code, more: false, content_type: "", detail: "" };
+    client.say(0, &Message::Reply(Body { fields, payload: b"" }));
+}
+
+/// Without how long it took.
+async fn calls(client: &mut Client) -> Vec<String> {
+    let (told, _) = steps(client, &hex(CALLED.id)).await;
+    let untimed = |step: String| match step.split_once(" after ") {
+        Some((what, rest)) => format!("{what} {}", rest.split_once(" ms").unwrap().1),
+        None => step,
+    };
+    told.into_iter().map(untimed).collect()
+}
+
+#[tokio::test]
+async fn what_became_of_calls_is_told_with_who_asked_and_who_answered() {
+    let folder = tempfile::tempdir().unwrap();
+    let worker = open(folder.path());
+    let mut asker = Client::new(&worker, "asks", 1);
+    ask(&mut asker, "jobs", 60_000);
+    asker.told(1).await;
+    let taken = "w: call of jobs do from device/asks taken".to_owned();
+    assert_eq!(calls(&mut asker).await, [&*taken, "w: device/asks told 401 not-found of jobs "]);
+
+    // The first that serves it goes away with it, the second answers, and the third call nobody answers in time.
+    let mut first = Client::new(&worker, "first", 2);
+    serves(&mut first, "jobs").await;
+    ask(&mut asker, "jobs", 60_000);
+    first.told(1).await;
+    drop(first);
+    // Until it has another member it is refused: so there is one before it looks.
+    asker.told(1).await;
+    let told = calls(&mut asker).await;
+    assert_eq!(told[2..4], [&*taken, "w: call of jobs handed to device/first at edge "]);
+    assert!(told[4].starts_with("w: device/asks told "), "{told:?}");
+
+    let mut second = Client::new(&worker, "second", 3);
+    serves(&mut second, "jobs").await;
+    for code in [Code(0), Code::INVALID] {
+        ask(&mut asker, "jobs", 60_000);
+        answers(&mut second, code).await;
+        asker.told(1).await;
+    }
+    let told = calls(&mut asker).await;
+    let handed = "w: call of jobs handed to device/second at edge ";
+    assert_eq!(
+        told[5..],
+        [
+            &*taken,
+            handed,
+            "w: call of jobs answered by device/second : done",
+            &*taken,
+            handed,
+            "w: call of jobs answered by device/second : 403 invalid"
+        ]
+    );
+
+    ask(&mut asker, "jobs", 20);
+    asker.told(1).await;
+    let told = calls(&mut asker).await;
+    assert_eq!(told.last().unwrap(), "w: device/asks told 507 timed-out of jobs ");
+    // Of so many only the newest are told.
+    for _ in 0..40 {
+        ask(&mut asker, "nobody", 60_000);
+        asker.told(1).await;
+    }
+    let told = calls(&mut asker).await;
+    assert_eq!((told.len(), told[0].contains("nobody")), (64, true), "{told:?}");
+}
+
+#[tokio::test]
+async fn a_call_of_another_tenant_is_not_told() {
+    let folder = tempfile::tempdir().unwrap();
+    let worker = open(folder.path());
+    let mut asker = Client::new(&worker, "asks", 1);
+    ask(&mut asker, "jobs", 60_000);
+    asker.told(1).await;
+    let mut attach = attach_of(
+        "other",
+        spile_protocol::id::Role::Operator,
+        "o",
+        spile_protocol::id::Run([5; 8]),
+    );
+    attach.trace_base = [4; 8];
+    let mut other = Client::of(&worker, &attach);
+    let request = format!("{{\"id\":\"{}\"}}", hex(CALLED.id));
+    assert_eq!(other.reply("$trace", "get", &request).await.0, Code::NOT_FOUND);
 }

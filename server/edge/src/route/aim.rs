@@ -6,7 +6,7 @@
 use serde_json::{Map, Value};
 use spile_protocol::{code::Code, message::Call};
 
-use super::fold::{self, Fold};
+use super::fold::{self, Fold, Steps};
 use crate::upstream::Workers;
 
 /// Tenant and key of what is registered: its slot's worker answers for it (admin §3, §6).
@@ -43,6 +43,8 @@ pub(super) fn aim(
         |fold| Ok(Aim::Many((0..workers.count()).map(|place| (place, None)).collect(), fold));
     match (call.service, call.method) {
         ("$status", "get") => every(Fold::Status),
+        // The edge knows of calls too.
+        ("$trace", "get") => every(Fold::Steps(Steps::default())),
         _ if workers.count() == 1 => Ok(Aim::One(0)),
         ("$group", "ls") => every(Fold::page(&fold::GROUPS, &object(payload)?)),
         ("$group", "show") => every(Fold::Whole(&fold::GROUPS.rule)),
@@ -52,7 +54,6 @@ pub(super) fn aim(
         ("$dlq", "replay" | "drop") => positions(object(payload)?, workers),
         ("$service", "ls") => every(Fold::page(&fold::SERVICES, &object(payload)?)),
         ("$upload", "cancel") => every(Fold::Any),
-        ("$trace", "get") => every(Fold::Steps),
         ("$blob", _) => {
             let asked = object(payload)?;
             let blob = asked.get("blob").and_then(Value::as_str).unwrap_or_default();

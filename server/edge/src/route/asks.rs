@@ -8,7 +8,7 @@ use std::time::Duration;
 use spile_protocol::{
     code::Code,
     crc,
-    id::{Number, RequestId},
+    id::{Number, RequestId, Role},
     message::{
         Body, Call, Message, Reply, Scope, Serve, Target, Trace,
         request::{self, Listing},
@@ -16,7 +16,7 @@ use spile_protocol::{
 };
 
 use super::aim::{self, Aim};
-use super::fold::Fold;
+use super::fold::{Fold, Steps};
 use super::gate::{Gate, SendTo, To};
 use super::served::is_own;
 use super::spread::{self, Spread};
@@ -69,6 +69,7 @@ impl<'s, 'i, 'b: 's> Gate<'s, 'i, 'b> {
 
     pub(super) fn call(&mut self, call: &Body<'b, Call<'b>>) -> Option<To> {
         let Call { request, service, .. } = call.fields;
+        self.remember(&call.fields);
         self.may_ask(request, Action::Call, Resource { key: None, name: service })?;
         match aim::aim(&call.fields, call.payload, &self.who.tenant, self.workers) {
             Ok(Aim::One(place)) => {
@@ -78,6 +79,10 @@ impl<'s, 'i, 'b: 's> Gate<'s, 'i, 'b> {
                     self.tables.ask_service(request, place, call.fields.idempotent);
                 }
                 Some(To::Worker(place))
+            }
+            Ok(Aim::Many(parts, Fold::Steps(_))) => {
+                let own = self.own_steps(call.payload);
+                self.plan(request, Plan::Call(parts, Fold::Steps(own)))
             }
             Ok(Aim::Many(parts, fold)) => self.plan(request, Plan::Call(parts, fold)),
             Err(wrong) => {
@@ -134,16 +139,44 @@ impl<'s, 'i, 'b: 's> Gate<'s, 'i, 'b> {
     pub(super) fn respelled(&mut self, message: Message<'s>) -> Message<'s> {
         if let Message::Call(mut call) = message {
             call.fields.caller = &self.who.caller;
-            if call.fields.trace.is_none() {
-                call.fields.trace = Some(self.trace(call.fields.service));
-            }
             Message::Call(call)
         } else if let Message::Reply(reply) = message {
-            let own = self.tables.served.reply(&reply);
+            let own = self.tables.served.reply(&self.who.caller, &reply);
             Message::Reply(own.map_or(reply, |(_, own)| own))
         } else {
             message
         }
+    }
+
+    /// A call has a trace from here on, and is remembered by it.
+    pub(super) fn traced(&mut self, message: Message<'b>) -> Message<'b> {
+        let Message::Call(mut call) = message else { return message };
+        if call.fields.trace.is_none() {
+            call.fields.trace = Some(self.trace(call.fields.service));
+        }
+        Message::Call(call)
+    }
+
+    fn remember(&mut self, call: &Call<'_>) {
+        let Some(trace) = call.trace.filter(|_| !is_own(call.request)) else { return };
+        let what = format!("{} {} from {}", call.service, call.method, self.who.caller);
+        let number = self.edge.recent.came(self.wall, &self.who.tenant, trace, what);
+        self.tables.called.push((call.request, number));
+    }
+
+    /// What this edge itself knows of the calls of a trace: of the asker's tenant, or of another's where it may name one
+    /// (admin §1.5, whose worker refuses it otherwise).
+    fn own_steps(&self, payload: &[u8]) -> Steps {
+        let asked = aim::object(payload).unwrap_or_default();
+        let text = |field| asked.get(field).and_then(serde_json::Value::as_str);
+        let own = &*self.who.tenant;
+        let tenant = text("tenant").unwrap_or(own);
+        let may = tenant == own || (self.who.role == Role::Operator && own == aim::REGISTRY.0);
+        let id = text("id").filter(|id| id.len() == 32);
+        let id = id.and_then(|id| u128::from_str_radix(id, 16).ok()).filter(|_| may);
+        let Some(id) = id else { return Steps::default() };
+        let (came, ended) = self.edge.recent.steps(tenant, id.to_be_bytes());
+        Steps { came, ended }
     }
 
     /// spec §9.4.4: made as an event's is, over the service's name and a count of the session's calls.

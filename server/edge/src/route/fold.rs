@@ -69,8 +69,15 @@ pub(super) enum Fold {
     Act(&'static Rule),
     /// The first that has it.
     Any,
-    /// Steps in the order of time (admin §12).
-    Steps,
+    /// Steps in the order of time (admin §12), with the edge's own.
+    Steps(Steps),
+}
+
+/// The edge's own steps: what came to it, and what it passed back.
+#[derive(Debug, Default)]
+pub(super) struct Steps {
+    pub(super) came: Vec<Value>,
+    pub(super) ended: Vec<Value>,
 }
 
 /// What one worker said.
@@ -119,7 +126,8 @@ impl Fold {
             }
         }
         let away = workers - came.len() - refused.len();
-        if came.is_empty() || matches!(self, Self::Act(_)) {
+        let knows = matches!(self, Self::Steps(own) if !own.came.is_empty());
+        if matches!(self, Self::Act(_)) || (came.is_empty() && !knows) {
             none_came(&refused, came.is_empty(), away)?;
         } else {
             // Whoever lacks what others have says nothing of it; else its part is missing.
@@ -133,7 +141,7 @@ impl Fold {
             Self::Page(listed, limit) => listed.page(came.collect(), *limit),
             Self::Letters(limit) => letters(came, *limit),
             Self::Whole(rule) | Self::Act(rule) => rule.whole(came),
-            Self::Steps => steps(came),
+            Self::Steps(own) => steps(own, came),
             Self::Any | Self::Status => came.into_iter().next().unwrap_or_default(),
         };
         // Of what one has, one answer is all.
@@ -145,7 +153,7 @@ impl Fold {
 
     /// Is it usual that a worker knows nothing of what is asked?
     const fn may_lack(&self) -> bool {
-        matches!(self, Self::Any | Self::Steps | Self::Letters(_))
+        matches!(self, Self::Any | Self::Steps(_) | Self::Letters(_))
     }
 }
 
@@ -270,8 +278,11 @@ fn letters(pages: impl Iterator<Item = Map<String, Value>>, limit: usize) -> Map
     whole
 }
 
-fn steps(parts: impl Iterator<Item = Map<String, Value>>) -> Map<String, Value> {
-    let mut all: Vec<Value> = parts.flat_map(|mut part| take_list(&mut part, "steps")).collect();
+fn steps(own: &Steps, parts: impl Iterator<Item = Map<String, Value>>) -> Map<String, Value> {
+    // What is of one moment stays in this order: it came, it was done, it was passed back.
+    let mut all = own.came.clone();
+    all.extend(parts.flat_map(|mut part| take_list(&mut part, "steps")));
+    all.extend(own.ended.iter().cloned());
     all.sort_by_key(|step| step.get("time_ms").and_then(Value::as_u64).unwrap_or_default());
     Map::from_iter([("steps".to_owned(), Value::Array(all))])
 }
@@ -422,7 +433,22 @@ mod tests {
         let one = came(json!({"steps": [{"time_ms": 5}, {"time_ms": 1}]}));
         let two = came(json!({"steps": [{"time_ms": 3}]}));
         let want = json!({"steps": [{"time_ms": 1}, {"time_ms": 3}, {"time_ms": 5}]});
-        assert_eq!(folded(&Fold::Steps, vec![one, two, not_found()]), Ok(want));
+        assert_eq!(folded(&Fold::Steps(Steps::default()), vec![one, two, not_found()]), Ok(want));
+    }
+
+    #[test]
+    fn what_the_edge_knows_of_a_trace_is_told_also_where_no_worker_does() {
+        let step = |time_ms, what: &str| json!({"time_ms": time_ms, "what": what});
+        let own = || Steps { came: vec![step(3, "came")], ended: vec![step(3, "ended")] };
+        let at = came(json!({"steps": [step(3, "done")]}));
+        let want = json!({"steps": [step(3, "came"), step(3, "done"), step(3, "ended")]});
+        assert_eq!(folded(&Fold::Steps(own()), vec![at, not_found()]), Ok(want));
+        let want = json!({"steps": [step(3, "came"), step(3, "ended")]});
+        assert_eq!(folded(&Fold::Steps(own()), vec![not_found(), not_found()]), Ok(want));
+        let partial = folded(&Fold::Steps(own()), vec![not_found(), Outcome::Away]);
+        assert_eq!(partial.unwrap()["partial"], json!(true));
+        let none = vec![not_found(), not_found()];
+        assert_eq!(folded(&Fold::Steps(Steps::default()), none), Err(Code::NOT_FOUND));
     }
 
     #[test]

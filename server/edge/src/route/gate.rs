@@ -7,7 +7,7 @@ use std::collections::VecDeque;
 use spile_protocol::{
     code::Code,
     id::{LaneId, LinkSessionId, Number, RouteId},
-    message::{Bind, Credit, Lane, Message, Scope, Settle, Source, Subscribe, Void},
+    message::{Bind, Credit, Lane, Message, Scope, Source, Subscribe, Void},
     session::edge::{Input as Came, Session},
     time::{Instant, Millis},
 };
@@ -15,9 +15,11 @@ use spile_protocol::{
 use super::{
     Counted, Who,
     asks::Plan,
+    lines,
     merge::Merge,
     tables::{Sub, Tables},
 };
+use crate::Edge;
 use crate::limits::{AWAY_RETRY_MS, WINDOW};
 use crate::policy::{Action, Policy, Resource};
 use crate::upstream::{Away, Input, Port, Workers};
@@ -42,6 +44,7 @@ pub(super) struct Gate<'s, 'i, 'b> {
     pub(super) who: &'s Who,
     policy: &'s Policy,
     pub(super) workers: &'s Workers,
+    pub(super) edge: &'s Edge,
     pub(super) now: Instant,
     pub(super) wall: Millis,
     bytes: &'i mut &'b [u8],
@@ -57,13 +60,14 @@ impl<'s, 'i, 'b: 's> Gate<'s, 'i, 'b> {
         tables: &'s mut Tables,
         who: &'s Who,
         policy: &'s Policy,
-        workers: &'s Workers,
+        edge: &'s Edge,
         (now, wall): (Instant, Millis),
         bytes: &'i mut &'b [u8],
     ) -> Self {
         let counted = Counted::default();
         let (front, plan) = (None, None);
-        Self { machine, tables, who, policy, workers, now, wall, bytes, front, plan, counted }
+        let workers = &edge.workers;
+        Self { machine, tables, who, policy, workers, edge, now, wall, bytes, front, plan, counted }
     }
 
     pub(super) const fn counted(&self) -> Counted {
@@ -75,7 +79,7 @@ impl<'s, 'i, 'b: 's> Gate<'s, 'i, 'b> {
         while self.front.is_none() {
             match self.machine.handle_input(self.now, self.bytes)? {
                 Came::Upstream { lane, first, message, payload_crc } => {
-                    let message = windowed(message);
+                    let message = self.traced(windowed(message));
                     self.front = self.judge(lane, &message).map(|to| {
                         let message = self.respelled(message);
                         (to, lane, Input { message, number: first, payload_crc })
@@ -205,7 +209,10 @@ impl<'s, 'i, 'b: 's> Gate<'s, 'i, 'b> {
             Message::Lane(lane) => self.lane(lane),
             Message::Bind(bind) => self.bind(bind),
             Message::Subscribe(subscribe) => self.subscribe(subscribe),
-            Message::Settle(Settle { subscription, .. }) => self.subscribed(*subscription),
+            Message::Settle(settle) => {
+                lines::settled(self.who, settle);
+                self.subscribed(settle.subscription)
+            }
             Message::Credit(credit) => self.subscribed(credit.subscription?),
             Message::End(end) => self.subscribed(end.subscription),
             Message::Get(get) => self.get(get),
@@ -219,11 +226,18 @@ impl<'s, 'i, 'b: 's> Gate<'s, 'i, 'b> {
                 if !self.may(Action::Upload, Resource { key: Some(key), name: open.name }) {
                     return self.denied(scope);
                 }
-                self.tables.upload(open.upload, place);
+                let trace = lines::sealing(self.who, key);
+                lines::upload(self.who, trace, open.upload, "open");
+                self.tables.upload(open.upload, place, trace);
                 Some(To::Worker(place))
             }
             Message::Chunk(chunk) => self.tables.upload_at(chunk.upload).map(To::Worker),
-            Message::Seal(seal) => self.tables.upload_at(seal.upload).map(To::Worker),
+            Message::Seal(seal) => {
+                if let Some(trace) = self.tables.upload_trace(seal.upload) {
+                    lines::upload(self.who, trace, seal.upload, "seal");
+                }
+                self.tables.upload_at(seal.upload).map(To::Worker)
+            }
             Message::Abort(abort) => {
                 let place = self.tables.upload_at(abort.upload);
                 self.tables.end_upload(abort.upload);

@@ -87,6 +87,7 @@ impl Tables {
             if machine.handle_downstream(now, &message, payload_crc, out).is_err() {
                 return self.answers.push_front(frame);
             }
+            self.heard(&message);
         }
         self.answers = VecDeque::new();
     }

@@ -19,7 +19,7 @@ use spile_protocol::{
 
 use super::part::{Asked, Part, State};
 use super::sent::Sent;
-use super::{park_frame, tables::Heard, unpark};
+use super::{lines, park_frame, tables::Heard, unpark};
 use crate::buffers::Turn;
 use crate::limits::{AWAY_RETRY_MS, TURN, TURN_MOST, UNANSWERED};
 use crate::upstream::{Away, Workers};
@@ -377,6 +377,7 @@ impl Merge {
         } else {
             machine.handle_downstream(now, &message, payload_crc, out)?
         };
+        lines::delivered(told, &message);
         if told == Told::NoCredit {
             let frame = park_frame(&message, payload_crc);
             self.held.extend(frame.map(|frame| (place, frame)));
@@ -480,7 +481,9 @@ impl Merge {
             let told = unpark(&frame).map(|(message, payload_crc)| {
                 let events = super::tables::events_of(&message);
                 let events = u32::try_from(events).unwrap_or(u32::MAX);
-                (machine.handle_downstream(now, &message, payload_crc, out), events)
+                let told = machine.handle_downstream(now, &message, payload_crc, out);
+                told.iter().for_each(|told| lines::delivered(*told, &message));
+                (told, events)
             });
             match told {
                 Some((Ok(Told::NoCredit) | Err(Full), _)) => {

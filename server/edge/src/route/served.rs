@@ -7,10 +7,10 @@
 use spile_protocol::{
     code::Code,
     id::RequestId,
-    message::{Body, Call, Message, Reply, Serve},
+    message::{Body, Call, Message, Reply, Serve, Trace},
 };
 
-use super::tables::request_of;
+use super::{lines, tables::request_of};
 
 /// A service of the session's.
 #[derive(Debug)]
@@ -31,6 +31,7 @@ struct Called {
     place: usize,
     /// Its number at the worker.
     own: RequestId,
+    trace: Option<Trace>,
 }
 
 #[derive(Debug, Default)]
@@ -109,8 +110,8 @@ impl Served {
     }
 
     /// The call went out to the client.
-    pub(super) fn called(&mut self, place: usize, own: RequestId) {
-        self.calls.push(Called { number: RequestId(self.next), place, own });
+    pub(super) fn called(&mut self, place: usize, own: RequestId, trace: Option<Trace>) {
+        self.calls.push(Called { number: RequestId(self.next), place, own, trace });
         self.next = self.next.wrapping_add(1);
     }
 
@@ -135,11 +136,13 @@ impl Served {
     /// Whom a reply of the client's is for, and as what.
     pub(super) fn reply<'a>(
         &mut self,
+        who: &str,
         reply: &Body<'a, Reply<'a>>,
     ) -> Option<(usize, Body<'a, Reply<'a>>)> {
         let at = self.calls.iter().position(|called| called.number == reply.fields.request)?;
-        let Called { place, own, .. } = *self.calls.get(at)?;
+        let Called { place, own, trace, .. } = *self.calls.get(at)?;
         if !reply.fields.more {
+            lines::answered(who, trace, reply.fields.request, reply.fields.code);
             self.calls.swap_remove(at);
         }
         let fields = Reply { request: own, ..reply.fields };
@@ -181,7 +184,7 @@ mod tests {
 
     fn take(served: &mut Served, place: usize, own: u32) -> u32 {
         let number = served.number(&call(own)).fields.request.0;
-        served.called(place, RequestId(own));
+        served.called(place, RequestId(own), None);
         number
     }
 
@@ -191,7 +194,7 @@ mod tests {
         let (one, two) = (take(&mut served, 0, 7), take(&mut served, 1, 7));
         assert_ne!(one, two);
         let sent = |served: &mut Served, number, more| {
-            let sent = served.reply(&reply(number, more))?;
+            let sent = served.reply("", &reply(number, more))?;
             Some((sent.0, sent.1.fields.request.0))
         };
         assert_eq!(sent(&mut served, two, true), Some((1, 7)));

@@ -7,7 +7,7 @@ use spile_protocol::{
     frame,
     id::{LaneId, RequestId, RouteId, SubscriptionId},
     limits::FRAME_LINK,
-    message::{Bind, Body, Call, Fault, Full, Message, Scope, Sender},
+    message::{Bind, Body, Call, Fault, Full, Message, Scope, Sender, Trace},
     session::{
         Transmit,
         edge::{Session, Told},
@@ -15,7 +15,7 @@ use spile_protocol::{
     time::Instant,
 };
 
-use super::{Counted, merge::Merge, park_frame, served::Served, spread::Spread, unpark};
+use super::{Counted, lines, merge::Merge, park_frame, served::Served, spread::Spread, unpark};
 use crate::buffers::Turn;
 use crate::upstream::Away;
 
@@ -81,7 +81,7 @@ pub(super) struct Tables {
     bound: Vec<Bound>,
     pub(super) subscriptions: Vec<(SubscriptionId, Sub)>,
     pub(super) requests: Vec<(RequestId, Asks)>,
-    uploads: Vec<(u32, usize)>,
+    uploads: Vec<(u32, usize, Trace)>,
     /// Subscriptions the edge has ended at a worker that has not answered: what it still says of one is not about the next
     /// of that number.
     ending: Vec<(usize, SubscriptionId)>,
@@ -89,6 +89,10 @@ pub(super) struct Tables {
     pub(super) refusals: VecDeque<Refusal>,
     /// Answers of the edge's own, as frames: they go out when there is room.
     pub(super) answers: VecDeque<Box<[u8]>>,
+    /// Calls whose answer the client has not heard, by their number among those that are remembered; and those of which it
+    /// has, with the code.
+    pub(super) called: Vec<(RequestId, u64)>,
+    pub(super) heard: Vec<(u64, Code)>,
     /// Calls that got a trace here.
     pub(super) traces: u32,
 }
@@ -151,12 +155,16 @@ impl Tables {
         self.requests.retain(|(known, _)| *known != request);
     }
 
-    pub(super) fn upload(&mut self, upload: u32, place: usize) {
-        self.uploads.push((upload, place));
+    pub(super) fn upload(&mut self, upload: u32, place: usize, trace: Trace) {
+        self.uploads.push((upload, place, trace));
+    }
+
+    pub(super) fn upload_trace(&self, upload: u32) -> Option<Trace> {
+        self.uploads.iter().find(|(known, ..)| *known == upload).map(|(.., trace)| *trace)
     }
 
     pub(super) fn upload_at(&self, upload: u32) -> Option<usize> {
-        self.uploads.iter().find(|(known, _)| *known == upload).map(|(_, place)| *place)
+        self.uploads.iter().find(|(known, ..)| *known == upload).map(|(_, place, _)| *place)
     }
 
     pub(super) fn subscribe(&mut self, id: SubscriptionId, sub: Sub) {
@@ -235,7 +243,7 @@ impl Tables {
         });
         self.served.lose(place);
         self.ending.retain(|(at, _)| !there(*at));
-        self.uploads.retain(|(upload, at)| {
+        self.uploads.retain(|(upload, at, _)| {
             if there(*at) {
                 refusals.push_back(away(Scope::Upload { upload: *upload, expected: 0 }));
             }
@@ -290,6 +298,10 @@ impl Tables {
             }
             return Ok(Heard::default());
         }
+        match told {
+            Told::TooLong => self.hear_of(request_of(message), Code::TOO_LARGE),
+            Told::Said | Told::Delivered(_) | Told::NoCredit | Told::Dropped => self.heard(message),
+        }
         self.note(message);
         Ok(heard_of(told, message))
     }
@@ -317,6 +329,26 @@ impl Tables {
             }
         }
         over
+    }
+
+    /// The client heard a last answer, perhaps of a call that is remembered.
+    pub(super) fn heard(&mut self, message: &Message<'_>) {
+        if let Message::Reply(reply) = message {
+            let done = Some(reply.fields.request).filter(|_| !reply.fields.more);
+            self.hear_of(done, reply.fields.code);
+        } else if let Message::Fault(Fault { scope: Scope::Request(request), code, .. }) = message {
+            self.hear_of(Some(*request), *code);
+        }
+    }
+
+    fn hear_of(&mut self, request: Option<RequestId>, code: Code) {
+        let at = self.called.iter().position(|(known, _)| Some(*known) == request);
+        self.heard.extend(at.map(|at| (self.called.swap_remove(at).1, code)));
+    }
+
+    /// Calls whose answer the client will not hear any more.
+    pub(super) fn unheard(&mut self) -> impl Iterator<Item = u64> + use<> {
+        std::mem::take(&mut self.called).into_iter().map(|(_, call)| call)
     }
 
     /// Forgets what a message that went out has ended.
@@ -357,14 +389,16 @@ impl Tables {
     ) -> Result<Heard, Full> {
         let own = call.fields.request;
         let message = Message::Call(self.served.number(call));
-        let code = match machine.handle_downstream(now, &message, payload_crc, out)? {
-            Told::Said | Told::Delivered(_) => {
-                self.served.called(place, own);
-                return Ok(Heard::default());
-            }
-            Told::TooLong => Code::TOO_LARGE,
-            Told::NoCredit => Code::BUSY,
-            Told::Dropped => Code::UNAVAILABLE,
+        let refused = match machine.handle_downstream(now, &message, payload_crc, out)? {
+            Told::Said | Told::Delivered(_) => None,
+            Told::TooLong => Some(Code::TOO_LARGE),
+            Told::NoCredit => Some(Code::BUSY),
+            Told::Dropped => Some(Code::UNAVAILABLE),
+        };
+        lines::handed(call.fields.caller, call.fields.trace, call.fields.service, refused);
+        let Some(code) = refused else {
+            self.served.called(place, own, call.fields.trace);
+            return Ok(Heard::default());
         };
         self.served.refuse(place, own, code);
         Ok(Heard::default())
@@ -391,7 +425,7 @@ impl Tables {
     }
 
     pub(super) fn end_upload(&mut self, upload: u32) {
-        self.uploads.retain(|(known, _)| *known != upload);
+        self.uploads.retain(|(known, ..)| *known != upload);
     }
 }
 
@@ -431,6 +465,7 @@ fn say_in_order(
 }
 
 fn heard_of(told: Told, message: &Message<'_>) -> Heard {
+    lines::delivered(told, message);
     match told {
         Told::Delivered(_) => Heard { delivered: events_of(message), over: None },
         Told::TooLong => Heard { delivered: 0, over: subscription_of(message) },

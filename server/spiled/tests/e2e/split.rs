@@ -34,7 +34,17 @@ impl Split {
 
     /// Edge `edge-e1`, workers `worker-a` and `worker-b`: each comes back where it was.
     pub fn started() -> (Self, Running) {
+        Self::configured("")
+    }
+
+    /// The same, with more in each node's configuration.
+    pub fn configured(more: &str) -> (Self, Running) {
         let mut split = Self::new();
+        for node in ["worker-a", "worker-b", "edge-e1"] {
+            let file = split.of(node).join("spiled.toml");
+            let text = std::fs::read_to_string(&file).unwrap();
+            std::fs::write(file, format!("{text}\n{more}\n")).unwrap();
+        }
         let mut running = Running::new();
         for name in ["a", "b"] {
             let node = format!("worker-{name}");

@@ -146,7 +146,7 @@ fn details(record: &Record, at: u64, whole: bool) -> Option<Value> {
     let mut value = object!({
         "key": names.key,
         "topic": names.topic,
-        "trace": spelling::trace_text(&trace),
+        "trace": trace.to_string(),
     });
     let value = value.as_object_mut()?;
     if whole {

@@ -20,6 +20,7 @@ use crate::{
     bell::Bell,
     desk::Identity,
     groups::{
+        keys::Out,
         live::{Live, Seat, Stored},
         outcome::Failed,
         shared::Shared,
@@ -286,7 +287,7 @@ impl Member {
         let Turn { worker, now_ms, .. } = turn;
         live.expire(now_ms);
         let settles = std::mem::take(&mut self.settles);
-        let judged: Vec<_> = settles.into_iter().map(|one| self.judge(live, one, now_ms)).collect();
+        let judged: Vec<_> = settles.into_iter().map(|one| self.judge(live, one, turn)).collect();
         let gate = live.record(worker, &self.shared, now_ms);
         if let Err(code) = gate {
             tracing::warn!(group = self.name.1, %code, "what was settled is not stored; it comes again");
@@ -298,7 +299,8 @@ impl Member {
     }
 
     /// Does what it said count?
-    fn judge(&mut self, live: &mut Live, one: Settling, now_ms: u64) -> (bool, Said) {
+    fn judge(&mut self, live: &mut Live, one: Settling, turn: Turn<'_>) -> (bool, Said) {
+        let now_ms = turn.now_ms;
         let Settling { delivery, outcome, events, reason } = one;
         let said = Said::Settled { subscription: self.joins.id, delivery, outcome, events };
         let Some((given, events)) = self.count_off(delivery, outcome, events) else {
@@ -306,6 +308,11 @@ impl Member {
         };
         let out = live.out(given.stream, self.number, delivery);
         let Some(out) = out else { return (false, said) };
+        if let Some(trace) = out.trace {
+            let (group, who) = (&*self.name.1, &*turn.who.principal);
+            let Out { version, position, attempt, .. } = out;
+            tracing::debug!(%trace, group, who, version, position, attempt, events, ?outcome, "settled");
+        }
         match outcome {
             Outcome::Done => live.done(given.stream, out, events),
             Outcome::Reject => live.reject(given.stream, out, events, now_ms, &reason),

@@ -11,7 +11,6 @@ use crate::groups::{
     live::Live,
     record::{Entry, Letter, Retry},
 };
-use crate::spelling::trace_text;
 
 /// Why an event is not done, and when it may come again.
 #[derive(Clone, Copy, Debug)]
@@ -88,7 +87,7 @@ impl Live {
     fn tell_dead(&mut self, letter: &Letter, position: u64, trace: Option<Trace>) {
         self.tally.1 += 1;
         let Some(of) = &self.of else { return };
-        let trace = trace.map(|trace| trace_text(&trace));
+        let trace = trace.map(tracing::field::display);
         let Letter { attempts, reason, .. } = letter;
         tracing::info!(
             group = of.name.1,

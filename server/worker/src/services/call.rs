@@ -41,6 +41,13 @@ pub(crate) struct Head {
     pub(crate) idempotent: bool,
 }
 
+impl Head {
+    /// Its trace; zeros where it has none.
+    pub(super) fn id(&self) -> Trace {
+        self.trace.unwrap_or(Trace { id: [0; 16], span: [0; 8], flags: 0 })
+    }
+}
+
 /// A call, as it came.
 #[derive(Debug)]
 pub(crate) struct Asking {
@@ -90,24 +97,16 @@ pub(super) struct Open {
     pub(super) patient: bool,
     /// What became of it was counted.
     pub(super) decided: bool,
-    pub(super) begun: Instant,
     pub(super) deadline: Instant,
     pub(super) attempts: u32,
+    /// Its number among those that are remembered.
+    pub(super) recent: u64,
 }
 
 /// What a service's own code says of it: only that it is broken itself counts.
 pub(super) fn outcome_of(code: Code) -> Outcome {
     let broken = code != Code(0) && code.class() == Class::OurSide;
     if broken { Outcome::Bad } else { Outcome::Good }
-}
-
-/// A trace id as people read it.
-pub(super) struct Hex(pub(super) [u8; 16]);
-
-impl std::fmt::Display for Hex {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
-    }
 }
 
 /// Says that no answer comes. Whether to try again depends on what may have been done.

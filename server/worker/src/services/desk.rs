@@ -91,7 +91,7 @@ impl Intake<'_> {
         let name: Arc<str> = scoped(&self.desk.who.tenant, service).into();
         let now = self.worker.clock.now();
         let (edge, frame_max) = (Arc::clone(&self.desk.who.edge), self.desk.who.frame_max);
-        let principal = who(self.desk);
+        let principal = who(self.desk).into();
         let calling = self.desk.calling();
         let session = calling.session;
         let mut services = self.worker.services();

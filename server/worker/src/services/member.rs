@@ -17,7 +17,7 @@ use crate::limits::CALLS_OF_SERVICE;
 pub(crate) struct Serving {
     pub(crate) session: u64,
     /// `ROLE/NAME`.
-    pub(crate) principal: Box<str>,
+    pub(crate) principal: Arc<str>,
     pub(crate) edge: Arc<str>,
     pub(crate) frame_max: usize,
     pub(crate) mail: Arc<Mailbox>,

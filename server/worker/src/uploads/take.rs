@@ -151,6 +151,8 @@ impl Intake<'_> {
     fn begin_writing(&mut self, open: &Open<'_>, at: u64) -> Result<(), Not> {
         let gate = self.core.next;
         let upload = self.core.uploads.upload(at).ok_or(Not(Code::INTERNAL, ""))?;
+        let trace = self.desk.who.sealing(&upload.key);
+        tracing::debug!(%trace, upload = ?upload.id, who = self.desk.who.principal, epoch = upload.epoch, "an upload is opened");
         let mut writing = Writing::new(open, at, upload.epoch, &self.desk.bell);
         upload.work.take_over(writing.seat.clone(), gate);
         writing.stored = upload.work.taken().offset;
@@ -279,6 +281,7 @@ impl Intake<'_> {
         let time_ms = core.tables.time_ms;
         let placed = core.put_own(stream, put).ok_or(Not(Code::INTERNAL, "the stream is gone"))?;
         let (at, version) = (placed.position, placed.version);
+        tracing::debug!(trace = %who.sealing(&key), position = at, version, blob, "an upload is sealed");
         let change = Change::Sealed { at, version, time_ms: now_ms, place, sealed };
         core.uploads.put(at, time_ms, change);
         self.worker.counters.sealed.add(1);

@@ -21,8 +21,8 @@ use spile_protocol::{
     crc,
     id::{LaneId, Number, Role, RouteId, Run, SubscriptionId, Version},
     message::{
-        Ack, At, Batch, Bind, Body, Call, End, Event, Expect, Extras, From, Get, Lane, Lengths,
-        List, Message, Outcome, Scope, Settle, Source, Subscribe, Target,
+        Ack, At, Attach, Batch, Bind, Body, Call, End, Event, Expect, Extras, From, Get, Lane,
+        Lengths, List, Message, Outcome, Scope, Settle, Source, Subscribe, Target,
         request::{self, Listing},
     },
     time::Millis,
@@ -159,7 +159,11 @@ impl Client {
         let mut attach = attach_of("main", Role::Device, principal, Run([run; 8]));
         attach.receipts = receipts;
         attach.trace_base = [3; 8];
-        let session = worker.attach(&attach);
+        Self::of(worker, &attach)
+    }
+
+    pub fn of(worker: &Arc<Worker>, attach: &Attach<'_>) -> Self {
+        let session = worker.attach(attach);
         Self { session, key: String::new(), topic: String::new(), deliveries: 0, inbox: 0 }
     }
 

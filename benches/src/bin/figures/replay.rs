@@ -1,5 +1,5 @@
 //! Replay: one consumer that reads everything from the start, of events that were published in blocks, one by one, and one by
-//! one with a time of their own, which can't be joined.
+//! one with a time of their own, which can't be joined. Each on a server of its own: what is read there is what is counted.
 
 use std::path::Path;
 
@@ -16,37 +16,51 @@ use crate::{ROUNDS, Size, now, number, one_thread, process};
 
 const EVENT: usize = 256;
 const EVENTS: u64 = 1_000_000;
-/// Publishing one by one is slow, and a short run has other things to do.
-const SHORT_SINGLES: u64 = 250_000;
+/// What can't be joined costs more, and a short run has other things to do.
+const SHORT_TIMED: u64 = 250_000;
 /// What the consumer has under way.
 const WINDOW: (u32, u32) = (65_536, 16 << 20);
-const BLOCKS: &str = "replay/blocks";
-const SINGLES: &str = "replay/singles";
-const TIMED: &str = "replay/timed";
+const KEY: &str = "replay";
+const TOPIC: &str = "replay/topic";
 
 pub(crate) fn measure(folder: &Path, size: Size, table: &mut Table) -> Result<()> {
-    let server = Server::start(folder)?;
-    let singles = if size == Size::Short { SHORT_SINGLES } else { EVENTS };
+    let timed = if size == Size::Short { SHORT_TIMED } else { EVENTS };
     one_thread()?.block_on(async {
-        let client = server.operator().receipts(false).connect().await?;
-        let body = Bytes::from(payload(EVENT));
-        let blocks = || Event::new(BLOCKS, body.clone()).key("blocks");
-        publish(&client, EVENTS, blocks).await?;
-        lone::publish(&server, ("singles", SINGLES), &body, singles).await?;
-        // An event that says more than its payload is a record of its own, and a delivery.
-        let time = wall();
-        let timed = || Event::new(TIMED, body.clone()).key("timed").device_time(time);
-        publish(&client, singles, timed).await?;
-        table.push(row("in blocks", &client, &server, BLOCKS, EVENTS).await?);
-        table.push(row("one by one", &client, &server, SINGLES, singles).await?);
-        let timed = row("one by one with a device time", &client, &server, TIMED, singles).await?;
-        table.push(Row { must: String::new(), met: None, ..timed });
-        client.close().await;
+        table.push(blocks(&fresh(folder, "blocks")?).await?);
+        table.push(singles(&fresh(folder, "singles")?).await?);
+        table.push(with_times(&fresh(folder, "timed")?, timed).await?);
         Ok(())
     })
 }
 
-async fn publish(client: &Client, events: u64, event: impl Fn() -> Event) -> Result<()> {
+fn fresh(folder: &Path, name: &str) -> Result<Server> {
+    let folder = folder.join(name);
+    std::fs::create_dir(&folder)?;
+    Server::start(&folder)
+}
+
+async fn blocks(server: &Server) -> Result<Row> {
+    let body = Bytes::from(payload(EVENT));
+    publish(server, EVENTS, || Event::new(TOPIC, body.clone()).key(KEY)).await?;
+    row("in blocks", server, EVENTS).await
+}
+
+async fn singles(server: &Server) -> Result<Row> {
+    lone::publish(server, (KEY, TOPIC), &payload(EVENT), EVENTS).await?;
+    row("one by one", server, EVENTS).await
+}
+
+/// An event that says more than its payload is a record of its own, and a delivery.
+async fn with_times(server: &Server, events: u64) -> Result<Row> {
+    let (body, time) = (Bytes::from(payload(EVENT)), wall());
+    let event = || Event::new(TOPIC, body.clone()).key(KEY).device_time(time);
+    publish(server, events, event).await?;
+    let row = row("one by one with a device time", server, events).await?;
+    Ok(Row { must: String::new(), met: None, ..row })
+}
+
+async fn publish(server: &Server, events: u64, event: impl Fn() -> Event) -> Result<()> {
+    let client = server.operator().receipts(false).connect().await?;
     let mut acked = client.publish_all((0..events).map(|_| event()));
     let mut stored = 0;
     while let Some(receipt) = acked.next().await {
@@ -54,16 +68,20 @@ async fn publish(client: &Client, events: u64, event: impl Fn() -> Event) -> Res
         stored += 1;
     }
     ensure!(stored == events, "{stored} of {events} were acked");
+    drop(acked);
+    client.close().await;
     Ok(())
 }
 
-async fn row(how: &str, client: &Client, server: &Server, topic: &str, events: u64) -> Result<Row> {
+async fn row(how: &str, server: &Server, events: u64) -> Result<Row> {
+    let client = server.operator().connect().await?;
     // The first reads the disk's cache warm.
-    read(client, server, topic, events).await?;
+    read(&client, server, events).await?;
     let mut seen = Vec::new();
     for _ in 0..ROUNDS {
-        seen.push(read(client, server, topic, events).await?);
+        seen.push(read(&client, server, events).await?);
     }
+    client.close().await;
     let rate = median(seen.iter().map(|seen| seen.per_s).collect());
     let cost = median(seen.iter().map(|seen| seen.server_us).collect());
     let client = median(seen.iter().map(|seen| seen.client_us).collect());
@@ -85,10 +103,10 @@ struct Seen {
     client_us: f64,
 }
 
-async fn read(client: &Client, server: &Server, topic: &str, events: u64) -> Result<Seen> {
+async fn read(client: &Client, server: &Server, events: u64) -> Result<Seen> {
     let own = || process::cpu(std::process::id());
     let (server_cpu, own_cpu, begun) = (server.cpu()?, own()?, now());
-    let interest = Interest::filter(topic).from(From::Start).window(WINDOW.0, WINDOW.1);
+    let interest = Interest::filter(TOPIC).from(From::Start).window(WINDOW.0, WINDOW.1);
     let mut subscription = client.subscribe(interest).await?;
     let (mut seen, mut next) = (0, 1);
     while seen < events {

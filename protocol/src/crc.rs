@@ -36,6 +36,11 @@ pub fn join(first: u32, second: u32, length: usize) -> u32 {
     joined.finalize()
 }
 
+#[cfg(feature = "codec")]
+mod joiner;
+#[cfg(feature = "codec")]
+pub use joiner::Joiner;
+
 #[cfg(any(test, not(feature = "codec")))]
 mod small {
     //! Four bits at a time: 16 entries of 4 bytes.

@@ -5,7 +5,7 @@ use std::ops::Range;
 use bytes::Bytes;
 
 use crate::format::batch;
-use crate::format::record::{Record, RecordHeader};
+use crate::format::record::{Record, RecordHeader, RecordRef};
 use crate::{Position, format::Take};
 
 /// Why positions are not there.
@@ -73,33 +73,74 @@ impl Block {
 
     /// The records, in order. They were verified; each is made as it is asked for.
     #[must_use]
-    pub fn records(&self) -> Records<'_> {
-        Records { bytes: &self.bytes, at: 0, left: self.left, from: self.from, next: self.next }
+    pub fn records(&self) -> Records {
+        let Self { bytes, left, from, next, gap: _ } = self;
+        Records { bytes: bytes.clone(), at: 0, left: *left, from: *from, next: *next }
     }
 }
 
-impl<'a> IntoIterator for &'a Block {
+impl IntoIterator for &Block {
     type Item = Record;
-    type IntoIter = Records<'a>;
-    fn into_iter(self) -> Records<'a> {
+    type IntoIter = Records;
+    fn into_iter(self) -> Records {
         self.records()
     }
 }
 
-/// The records of a block.
-#[derive(Debug)]
-pub struct Records<'a> {
-    bytes: &'a Bytes,
+/// The records of a block that were not taken yet. It holds the block's buffer until the last of them was.
+#[derive(Debug, Default)]
+pub struct Records {
+    bytes: Bytes,
     at: usize,
     left: usize,
     from: u64,
     next: u64,
 }
 
-impl Iterator for Records<'_> {
-    type Item = Record;
+impl Records {
+    /// All were taken.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.bytes.is_empty()
+    }
 
-    fn next(&mut self) -> Option<Record> {
+    /// Bytes in memory that it holds.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        self.bytes.len()
+    }
+
+    /// One past the last position, while anything is left.
+    #[must_use]
+    pub fn end(&self) -> Option<Position> {
+        (!self.is_empty()).then(|| self.next.into())
+    }
+
+    /// Goes past the next record if it is `wanted`, who sees it where it lies; says whether it did. That costs a tenth of
+    /// making a [`Record`] of it.
+    #[inline]
+    pub fn pass_if(&mut self, wanted: impl FnOnce(&RecordRef<'_>) -> bool) -> bool {
+        let Some(header) = self.find() else { return false };
+        let here = self.bytes.get(self.at..).and_then(|bytes| header.refer(bytes));
+        let passed = here.is_some_and(|record| wanted(&record));
+        if passed {
+            self.pass(&header);
+        }
+        passed
+    }
+
+    /// Goes to the next record that is wanted. Where there is none it lets go of the buffer.
+    #[inline]
+    fn find(&mut self) -> Option<RecordHeader> {
+        let found = self.look();
+        if found.is_none() {
+            self.bytes = Bytes::new();
+        }
+        found
+    }
+
+    #[inline]
+    fn look(&mut self) -> Option<RecordHeader> {
         loop {
             let rest = self.bytes.get(self.at..)?;
             if self.left < RecordHeader::MIN {
@@ -111,17 +152,37 @@ impl Iterator for Records<'_> {
                 continue;
             }
             let header = RecordHeader::parse(rest).ok()?;
-            let total = header.total();
-            let (start, end) = (self.at, self.at + total);
-            self.at = end;
-            self.left = self.left.checked_sub(total)?;
-            if header.position >= self.next || end > self.bytes.len() {
+            if header.position >= self.next || header.total() > rest.len().min(self.left) {
                 return None;
             }
             if header.end() > self.from {
-                return Some(header.slice(&self.bytes.slice(start..end)));
+                return Some(header);
             }
+            self.at += header.total();
+            self.left -= header.total();
         }
+    }
+
+    /// Behind the record that was found.
+    #[inline]
+    fn pass(&mut self, header: &RecordHeader) {
+        self.at += header.total();
+        self.left = self.left.saturating_sub(header.total());
+        self.from = header.end();
+        if self.from >= self.next {
+            self.bytes = Bytes::new();
+        }
+    }
+}
+
+impl Iterator for Records {
+    type Item = Record;
+
+    fn next(&mut self) -> Option<Record> {
+        let header = self.find()?;
+        let record = header.slice_at(&self.bytes, self.at);
+        self.pass(&header);
+        Some(record)
     }
 }
 

@@ -43,7 +43,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 pub use block::{Block, Gap, GapKind, Records};
 pub use disk::{Disk, DiskFile, RealDisk, SimDisk};
 pub use error::{AppendError, DiskError, KeepError, OpenError, ReadError};
-pub use format::record::Record;
+pub use format::record::{Record, RecordRef};
 pub use health::{Damage, DamageKind, DiskSpace, Health};
 pub use keep::{Retain, Retained, SegmentInfo};
 pub use log::Log;

@@ -92,6 +92,44 @@ fn check(log: &Log, want: &[Vec<u8>]) {
 }
 
 #[test]
+fn records_are_looked_at_where_they_lie_and_passed_or_taken() {
+    let folder = tempfile::tempdir().unwrap();
+    let (log, _) = open(folder.path(), options());
+    let want: Vec<Vec<u8>> = (1..=40_u8).map(|n| vec![n; usize::from(n) * 9]).collect();
+    for some in want.chunks(3) {
+        let range = log.append(1, &mut some.iter().map(|p| record(p)).collect()).unwrap();
+        wait(&log, range.end);
+    }
+    // From within: what stands before is not seen. Every batch is gone into, every third record is taken, others passed.
+    for from in [1, 2, 20, 40] {
+        let mut reader = log.read(from.into());
+        let mut next = from;
+        while let Some(block) = reader.next(2_000).unwrap() {
+            let (mut records, end) = (block.records(), block.next());
+            while !records.is_empty() {
+                assert_eq!(records.end(), Some(end));
+                let mut seen = 0;
+                let passed = records.pass_if(|record| {
+                    seen = record.position.get();
+                    assert_eq!((record.head, record.kind), (&b"head"[..], 1));
+                    assert_eq!(record.payload_crc, crc32fast::hash(record.payload));
+                    assert_eq!(record.payload, want[usize::try_from(seen).unwrap() - 1]);
+                    seen % 3 != 0
+                });
+                assert_eq!((seen, passed), (next, next % 3 != 0));
+                if !passed {
+                    assert_eq!(records.next().unwrap().position.get(), next);
+                }
+                next += 1;
+            }
+            assert!(!records.pass_if(|_| true) && records.next().is_none());
+            assert_eq!((records.end(), end.get()), (None, next));
+        }
+        assert_eq!(next, 41);
+    }
+}
+
+#[test]
 fn segments_follow_each_other() {
     let folder = tempfile::tempdir().unwrap();
     let options = Options { segment_bytes: 16 << 10, ..options() };

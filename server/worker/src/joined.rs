@@ -6,15 +6,14 @@
 //! (spec §8.2). The invariant: the block's CRC is put together from those of the records, each its device's own, and is
 //! never made from the bytes that were read.
 
-use std::collections::VecDeque;
-
 use bytes::BytesMut;
-use spile_log::Record;
+use spile_log::{Record, RecordRef};
 use spile_protocol::{crc, id::Number, limits, message::Extras};
 
 use crate::{
     limits::JOINED_BYTES,
     record::{self, Tail, kind},
+    unread::Unread,
 };
 
 /// How much may go in one delivery.
@@ -32,6 +31,9 @@ pub(crate) struct Joined {
     pub(crate) payload: Vec<u8>,
     pub(crate) lengths: Vec<usize>,
     pub(crate) payload_crc: u32,
+    /// Of all payloads, copied or not.
+    bytes: usize,
+    joiner: crc::Joiner,
     /// The tail the next record must have.
     tail: BytesMut,
 }
@@ -42,35 +44,26 @@ impl Joined {
         &mut self,
         first: &Record,
         tail: &Tail<'_>,
-        records: &mut VecDeque<Record>,
+        records: &mut Unread,
         most: Most,
     ) -> bool {
         if first.kind != kind::EVENT || !tail.extras.is_empty() || tail.number.0 == 0 {
             return false;
         }
+        let Ok((prefix, _)) = record::split(&first.head) else { return false };
         let most = Most {
             events: most.events.min(limits::BATCH_EVENTS),
             bytes: most.bytes.min(JOINED_BYTES),
             ..most
         };
-        let next = records.front();
-        let fits = |next: &Record| first.payload.len() + next.payload.len() <= most.bytes;
-        // Nothing is copied where nothing follows.
-        self.lengths.clear();
-        self.lengths.push(first.payload.len());
-        if !next.is_some_and(|next| fits(next) && self.continues(first, tail, next)) {
-            return false;
-        }
         self.begin(first);
-        while self.count() < most.events
-            && let Some(next) = records.front()
-            && self.payload.len() + next.payload.len() <= most.bytes
-            && next.position.get() < most.until
-            && self.continues(first, tail, next)
-        {
-            self.add(next);
-            records.pop_front();
-        }
+        while records.pass_if(|next| {
+            let goes = self.has_room(most, next) && self.continues((first, prefix, tail), next);
+            if goes {
+                self.add(first, next);
+            }
+            goes
+        }) {}
         self.lengths.len() > 1
     }
 
@@ -78,20 +71,35 @@ impl Joined {
         u32::try_from(self.lengths.len()).unwrap_or(u32::MAX)
     }
 
+    /// Nothing is copied where nothing follows.
     fn begin(&mut self, first: &Record) {
         self.payload.clear();
         self.lengths.clear();
-        self.payload_crc = 0;
-        self.add(first);
+        self.lengths.push(first.payload.len());
+        (self.bytes, self.payload_crc) = (first.payload.len(), first.payload_crc);
     }
 
-    fn add(&mut self, record: &Record) {
-        self.payload.extend_from_slice(&record.payload);
-        self.lengths.push(record.payload.len());
-        self.payload_crc = crc::join(self.payload_crc, record.payload_crc, record.payload.len());
+    fn add(&mut self, first: &Record, next: &RecordRef<'_>) {
+        if self.lengths.len() == 1 {
+            self.payload.extend_from_slice(&first.payload);
+        }
+        self.payload.extend_from_slice(next.payload);
+        self.lengths.push(next.payload.len());
+        self.bytes += next.payload.len();
+        self.payload_crc = self.joiner.join(self.payload_crc, next.payload_crc, next.payload.len());
     }
 
-    fn continues(&mut self, first: &Record, tail: &Tail<'_>, next: &Record) -> bool {
+    fn has_room(&self, most: Most, next: &RecordRef<'_>) -> bool {
+        self.count() < most.events
+            && next.payload.len() <= most.bytes.saturating_sub(self.bytes)
+            && next.position.get() < most.until
+    }
+
+    fn continues(
+        &mut self,
+        (first, prefix, tail): (&Record, &[u8], &Tail<'_>),
+        next: &RecordRef<'_>,
+    ) -> bool {
         let behind = u64::from(self.count());
         if next.kind != kind::EVENT
             || next.position.get() != first.position.get().saturating_add(behind)
@@ -99,7 +107,6 @@ impl Joined {
         {
             return false;
         }
-        let Ok((prefix, _)) = record::split(&first.head) else { return false };
         let Some((begin, end)) = next.head.split_at_checked(prefix.len()) else { return false };
         let number = Number(tail.number.0.saturating_add(behind));
         self.tail.clear();

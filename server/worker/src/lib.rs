@@ -44,6 +44,7 @@ mod time_of_day;
 mod trace;
 mod turns;
 mod undo;
+pub mod unread;
 mod uploads;
 mod values;
 pub mod views;

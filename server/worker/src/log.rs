@@ -9,6 +9,8 @@ use spile_log::{
 };
 use tokio::sync::watch;
 
+use crate::unread::Unread;
+
 /// An append-only log that says how far it is durable. Positions are comparable within it only, and follow each other: who
 /// appends alone knows where the next record lands.
 pub trait EventLog: Send + Sync {
@@ -80,6 +82,11 @@ pub trait ChunkLog: EventLog {
 pub trait Read: Send {
     /// Puts about `max_bytes` of records behind `out`, and at least one; false where there is nothing more now.
     fn next(&mut self, max_bytes: usize, out: &mut VecDeque<Record>) -> Result<bool, ReadError>;
+
+    /// The same, as records lie in the log's own buffer where it has them in one.
+    fn read_ahead(&mut self, max_bytes: usize, out: &mut Unread) -> Result<bool, ReadError> {
+        self.next(max_bytes, out.made())
+    }
 }
 
 impl EventLog for Log {
@@ -194,6 +201,13 @@ impl Read for Reader {
         let Some(block) = Self::next(self, max_bytes)? else { return Ok(false) };
         tell_gap(&block);
         out.extend(block.records());
+        Ok(true)
+    }
+
+    fn read_ahead(&mut self, max_bytes: usize, out: &mut Unread) -> Result<bool, ReadError> {
+        let Some(block) = Self::next(self, max_bytes)? else { return Ok(false) };
+        tell_gap(&block);
+        out.push_block(block.records());
         Ok(true)
     }
 }

@@ -4,8 +4,6 @@
 //! invariant: every matching event from the start on is delivered once, in order, and what is delivered and not settled
 //! never passes the window, but for a single delivery that is larger than it.
 
-use std::collections::VecDeque;
-
 use spile_log::Record;
 use spile_protocol::{
     code::Code,
@@ -29,6 +27,7 @@ use crate::{
     slab::Ix,
     spelling::Spelling,
     tables::Stream,
+    unread::Unread,
     worker::Worker,
 };
 
@@ -79,7 +78,7 @@ pub(crate) struct Window {
 /// One subscription.
 pub(crate) struct Subscription {
     wanted: Wanted,
-    records: VecDeque<Record>,
+    records: Unread,
     /// Events of the front record that were delivered.
     within: u32,
     /// Deliveries that are not settled.
@@ -122,7 +121,7 @@ impl Subscription {
     pub(crate) fn new(mut wanted: Wanted) -> Self {
         Self {
             inbox: wanted.inbox.take(),
-            records: VecDeque::new(),
+            records: Unread::default(),
             within: 0,
             open: Unsettled::default(),
             spelling: Spelling::default(),
@@ -247,25 +246,23 @@ impl Subscription {
 
     /// It waits with what it read and may not deliver yet; where too many do, it reads it again later.
     fn keep(&mut self, worker: &Worker) {
-        let Some(front) = self.records.front() else { return };
-        let few = self.records.iter().take(FEW).map(|record| record.payload.len()).sum();
-        let bytes = if self.records.len() > FEW { READ_BYTES.max(few) } else { few };
-        self.held = worker.ahead.hold(bytes);
+        let Some((position, version)) = self.records.front() else { return };
+        self.held = worker.ahead.hold(self.records.bytes());
         if self.held.is_some() {
             return;
         }
         match &mut self.wanted.source {
             Source::Log { reader, from, at_end } => {
-                *from = front.position.get();
+                *from = position;
                 *reader = worker.log.read(*from);
                 *at_end = 0;
             }
             Source::Stream { state, from, .. } => {
-                *from = front.version;
+                *from = version;
                 *state = Following::Look;
             }
         }
-        self.records = VecDeque::new();
+        self.records.clear();
     }
 
     fn go_on(
@@ -327,10 +324,10 @@ impl Subscription {
                 if end <= *at_end {
                     return false;
                 }
-                match reader.next(READ_BYTES, &mut self.records) {
+                match reader.read_ahead(READ_BYTES, &mut self.records) {
                     Ok(true) => {
-                        if let Some(last) = self.records.back() {
-                            *from = last.end().get();
+                        if let Some(end) = self.records.end() {
+                            *from = end.get();
                         }
                         true
                     }
@@ -384,9 +381,9 @@ impl Subscription {
                 };
                 false
             }
-            Following::Reading(reader) => match reader.next(READ_BYTES, &mut self.records) {
+            Following::Reading(reader) => match reader.next(READ_BYTES, self.records.made()) {
                 Ok(true) => {
-                    if let Some(last) = self.records.back() {
+                    if let Some(last) = self.records.made().back() {
                         *from = last.version.saturating_add(u64::from(last.positions));
                     }
                     true
@@ -560,7 +557,5 @@ impl Subscription {
     }
 }
 
-/// So many records are counted one by one; more are taken for a whole read.
-const FEW: usize = 64;
 /// The most a DELIVER takes beside names, lengths, extras and payload; the worker's name is in it.
 const FIXED_HEADER: usize = 128;

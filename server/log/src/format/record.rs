@@ -153,11 +153,30 @@ impl RecordHeader {
     /// The smallest record there is: what is left of a batch below this is padding.
     pub(crate) const MIN: usize = SHORT;
 
+    /// The record where it lies: at the front of `bytes`.
+    #[inline]
+    pub(crate) fn refer<'a>(&self, bytes: &'a [u8]) -> Option<RecordRef<'a>> {
+        let head_at = Self::fixed(self.stream != 0);
+        Some(RecordRef {
+            position: Position::new(self.position),
+            kind: self.kind,
+            version: self.version,
+            head: bytes.get(head_at..self.payload_at())?,
+            payload: bytes.get(self.payload_at()..self.total())?,
+            payload_crc: self.payload_crc,
+        })
+    }
+
     /// The record, as slices of `bytes`, which begins with it.
     pub(crate) fn slice(&self, bytes: &Bytes) -> Record {
-        let fixed = Self::fixed(self.stream != 0);
-        let whole = bytes.len().min(self.total());
-        let head_end = self.payload_at().min(whole);
+        self.slice_at(bytes, 0)
+    }
+
+    /// The record, as slices of `bytes`, where it stands at `at`.
+    pub(crate) fn slice_at(&self, bytes: &Bytes, at: usize) -> Record {
+        let end = |length: usize| at.saturating_add(length).min(bytes.len());
+        let head_at = end(Self::fixed(self.stream != 0));
+        let (head_end, whole) = (end(self.payload_at()), end(self.total()));
         Record {
             position: Position::new(self.position),
             positions: self.positions,
@@ -166,10 +185,35 @@ impl RecordHeader {
             stream: self.stream,
             version: self.version,
             prev: self.prev,
-            head: bytes.slice(fixed.min(head_end)..head_end),
+            head: bytes.slice(head_at..head_end),
             payload: bytes.slice(head_end..whole),
             payload_crc: self.payload_crc,
         }
+    }
+}
+
+/// One record where it lies in a buffer, for who only looks at it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RecordRef<'a> {
+    /// Its first position.
+    pub position: Position,
+    /// The caller's kind.
+    pub kind: u8,
+    /// Its first version in the stream.
+    pub version: u64,
+    /// The caller's header bytes.
+    pub head: &'a [u8],
+    /// The payload.
+    pub payload: &'a [u8],
+    /// CRC-32 of the payload, as the device took it.
+    pub payload_crc: u32,
+}
+
+impl<'a> From<&'a Record> for RecordRef<'a> {
+    fn from(record: &'a Record) -> Self {
+        let Record { position, kind, version, payload_crc, .. } = *record;
+        let (head, payload) = (&*record.head, &*record.payload);
+        Self { position, kind, version, head, payload, payload_crc }
     }
 }
 

@@ -15,6 +15,7 @@ use crate::{
     limits::{GROUP_PLACES, GROUP_READERS, READ_BYTES, READ_KEY_BYTES, SCAN_RECORDS},
     log::{EventLog, Read},
     record::{self, Names, kind},
+    unread::Unread,
 };
 
 /// Which events are a group's.
@@ -68,7 +69,7 @@ struct Reading {
     last: u64,
     /// Versions before were handed out.
     after: u64,
-    records: VecDeque<Record>,
+    records: Unread,
 }
 
 /// The place in the log.
@@ -76,7 +77,7 @@ struct Reading {
 pub(crate) struct Cursor {
     pub(crate) matcher: Matcher,
     reader: Option<Box<dyn Read>>,
-    pub(crate) records: VecDeque<Record>,
+    pub(crate) records: Unread,
     /// Everything before was looked at.
     pub(crate) position: u64,
     start: u64,
@@ -132,7 +133,7 @@ impl Cursor {
     fn refill(&mut self, log: &dyn EventLog, end: u64) -> Result<bool, ReadError> {
         self.note_place();
         let reader = self.reader.get_or_insert_with(|| log.read(self.position));
-        let more = reader.next(READ_BYTES, &mut self.records)?;
+        let more = reader.read_ahead(READ_BYTES, &mut self.records)?;
         if !more {
             self.at_end = end;
             // What lies before the end and was not read is not kept any more.
@@ -243,7 +244,7 @@ impl Cursor {
             }
         }
         let reader = log.read_stream(stream, last, version);
-        (false, Reading { reader, last, after: version, records: VecDeque::new() })
+        (false, Reading { reader, last, after: version, records: Unread::default() })
     }
 
     /// A record that was found was not delivered, or not all of it.
@@ -264,7 +265,7 @@ impl Cursor {
     }
 
     /// What was read behind a record that was found.
-    pub(crate) fn behind(&mut self, record: &Record) -> &mut VecDeque<Record> {
+    pub(crate) fn behind(&mut self, record: &Record) -> &mut Unread {
         let at_hand = self.is_at_hand(record);
         match self.readings.iter_mut().find(|(of, _)| !at_hand && *of == record.stream) {
             Some((_, reading)) => &mut reading.records,
@@ -307,7 +308,7 @@ impl Reading {
                     return Ok(Some(front));
                 }
             }
-            if !self.reader.next(READ_KEY_BYTES, &mut self.records)? {
+            if !self.reader.read_ahead(READ_KEY_BYTES, &mut self.records)? {
                 return Ok(None);
             }
         }

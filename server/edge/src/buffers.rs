@@ -1,8 +1,7 @@
-//! Bytes on their way in and out, without a buffer of its own for a session that has none on its way.
+//! Bytes on their way out, without a buffer of its own for a session that has none on its way. The way in is [`crate::inlet`].
 //!
-//! Each thread has one buffer for reading and one for writing, which every session of the thread uses in its turn. Only
-//! what a turn leaves over, a part of a frame or what the socket did not take, is kept with the session. Invariant: no
-//! byte that was read is dropped, and nothing is read or written but in order.
+//! Each thread has one buffer for writing, which every session of the thread uses in its turn. Only what the socket did not
+//! take is kept with the session. Invariant: no byte is dropped, and nothing is written but in order.
 
 use std::cell::Cell;
 use std::io;
@@ -14,120 +13,12 @@ use spile_protocol::{
     message::{Full, Message},
     session::Transmit,
 };
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::AsyncWrite;
 
 use crate::limits;
 
 thread_local! {
-    static READ: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
     static WRITE: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
-}
-
-/// What is kept up to this length is copied to the front of the thread's buffer; a longer part of a frame grows where it
-/// is, so that a large frame is copied once and not with each read.
-const COPIED: usize = limits::READ / 4;
-
-/// What a read came to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Got {
-    /// So many bytes.
-    Bytes(usize),
-    /// The peer sends nothing more.
-    End,
-}
-
-/// The way in.
-#[derive(Debug, Default)]
-pub(crate) struct Inlet {
-    /// The beginning of a frame whose rest has not come.
-    kept: Vec<u8>,
-}
-
-impl Inlet {
-    /// Reads what there is, at most [`limits::READ`] bytes, and gives it to `work` behind what was kept. What `work`
-    /// leaves is kept.
-    pub(crate) fn read<S: AsyncRead + Unpin>(
-        &mut self,
-        stream: &mut S,
-        cx: &mut Context<'_>,
-        work: impl FnOnce(&mut &[u8]),
-    ) -> Poll<io::Result<Got>> {
-        if self.kept.len() > COPIED {
-            let mut buffer = std::mem::take(&mut self.kept);
-            let begin = buffer.len();
-            buffer.resize(begin + limits::READ, 0);
-            let got = fill(stream, cx, &mut buffer, begin);
-            let (end, left) = worked(&got, &buffer, begin, work);
-            buffer.truncate(end);
-            buffer.drain(..end - left);
-            if left > 0 {
-                self.kept = buffer;
-            }
-            return got;
-        }
-        let mut buffer = READ.take();
-        buffer.resize(COPIED + limits::READ, 0);
-        let begin = self.kept.len();
-        if let Some(front) = buffer.get_mut(..begin) {
-            front.copy_from_slice(&self.kept);
-        }
-        let got = fill(stream, cx, &mut buffer, begin);
-        let (end, left) = worked(&got, &buffer, begin, work);
-        self.keep(buffer.get(end - left..end).unwrap_or_default(), left != begin || got.is_ready());
-        READ.set(buffer);
-        got
-    }
-
-    fn keep(&mut self, rest: &[u8], changed: bool) {
-        if rest.is_empty() {
-            self.kept = Vec::new();
-        } else if changed {
-            self.kept.clear();
-            self.kept.extend_from_slice(rest);
-        }
-    }
-}
-
-/// Where what was read ends, and how much of it is left when `work` is done.
-fn worked(
-    got: &Poll<io::Result<Got>>,
-    buffer: &[u8],
-    begin: usize,
-    work: impl FnOnce(&mut &[u8]),
-) -> (usize, usize) {
-    let Poll::Ready(Ok(Got::Bytes(bytes))) = got else { return (begin, begin) };
-    let end = begin + bytes;
-    let mut rest = buffer.get(..end).unwrap_or_default();
-    work(&mut rest);
-    (end, rest.len())
-}
-
-/// Reads into `buffer` from `begin` on until nothing more is there or it is full.
-fn fill<S: AsyncRead + Unpin>(
-    stream: &mut S,
-    cx: &mut Context<'_>,
-    buffer: &mut [u8],
-    begin: usize,
-) -> Poll<io::Result<Got>> {
-    let mut free = ReadBuf::new(buffer.get_mut(begin..).unwrap_or_default());
-    while free.remaining() > 0 {
-        let before = free.filled().len();
-        match Pin::new(&mut *stream).poll_read(cx, &mut free) {
-            Poll::Pending if before == 0 => return Poll::Pending,
-            Poll::Pending => break,
-            // What came before an error or the end is worked off first; the next read says it again.
-            Poll::Ready(result)
-                if before > 0 && (result.is_err() || free.filled().len() == before) =>
-            {
-                break;
-            }
-            Poll::Ready(result) => result?,
-        }
-        if free.filled().is_empty() {
-            return Poll::Ready(Ok(Got::End));
-        }
-    }
-    Poll::Ready(Ok(Got::Bytes(free.filled().len())))
 }
 
 /// The way out.
@@ -278,45 +169,7 @@ impl Transmit for Turn<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use tokio::io::{AsyncReadExt, AsyncWriteExt, duplex};
-
-    /// Reads all of a stream; `work` takes blocks of `block` bytes only.
-    async fn read_all(mut stream: tokio::io::DuplexStream, block: usize) -> Vec<u8> {
-        let (mut inlet, mut all) = (Inlet::default(), Vec::new());
-        loop {
-            let got = std::future::poll_fn(|cx| {
-                inlet.read(&mut stream, cx, |bytes| {
-                    while let Some((whole, rest)) = bytes.split_at_checked(block) {
-                        all.extend_from_slice(whole);
-                        *bytes = rest;
-                    }
-                })
-            });
-            if got.await.unwrap() == Got::End {
-                assert!(all.is_empty() || inlet.kept.len() < block);
-                return all;
-            }
-        }
-    }
-
-    #[tokio::test]
-    async fn whole_frames_come_out_however_they_are_cut() {
-        let bytes: Vec<u8> = (0..600_000_u32).map(|at| at.to_le_bytes()[0]).collect();
-        for (block, cut) in
-            [(1, 7_000), (100, 99), (50_000, 4_096), (200_000, 65_536), (300_000, 1_000_000)]
-        {
-            let (mut near, far) = duplex(1 << 17);
-            let sent = bytes.clone();
-            let send = async move {
-                for part in sent.chunks(cut) {
-                    near.write_all(part).await.unwrap();
-                }
-            };
-            let (got, ()) = tokio::join!(read_all(far, block), send);
-            assert_eq!(got.len(), bytes.len() / block * block);
-            assert!(got == bytes[..got.len()], "{block} {cut}");
-        }
-    }
+    use tokio::io::{AsyncReadExt, duplex};
 
     #[tokio::test]
     async fn what_the_stream_does_not_take_is_sent_later_and_nothing_is_kept_in_the_end() {

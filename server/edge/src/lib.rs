@@ -10,6 +10,7 @@ pub mod auth;
 mod buffers;
 pub mod clock;
 pub mod half_open;
+mod inlet;
 pub mod limits;
 pub mod link;
 pub mod listener;

@@ -39,6 +39,7 @@ use self::{
     tables::Tables,
 };
 use crate::buffers::Turn;
+use crate::inlet::Arrived;
 use crate::limits::AWAY_RETRY_MS;
 use crate::upstream::{Away, Input, Port, Ready, Workers};
 use crate::{Edge, policy::Principal};
@@ -106,18 +107,18 @@ impl Route {
         self.ports.iter().flatten().all(|port| port.has_room())
     }
 
-    /// Takes all whole frames off the front of `bytes` and hands them to the workers they are for.
+    /// Takes all whole frames off the front of what arrived and hands them to the workers they are for.
     pub(crate) fn take(
         &mut self,
         machine: &mut Session,
         now: Instant,
         wall: Millis,
-        bytes: &mut &[u8],
+        arrived: &mut Arrived<'_>,
     ) -> Counted {
         let policy = self.edge.policy();
         let Self { edge, who, ports, tables, .. } = self;
         let workers = &edge.workers;
-        let mut gate = Gate::new(machine, tables, who, &policy, edge, (now, wall), bytes);
+        let mut gate = Gate::new(machine, tables, who, &policy, edge, (now, wall), arrived);
         while let Some(to) = gate.front() {
             match to {
                 To::Worker(place) => match port_at(ports, workers, who, place) {
@@ -247,7 +248,7 @@ impl Route {
     /// Tells the workers that a subscription is over which the client can't take any further.
     fn end(&mut self, subscription: SubscriptionId, wall: Millis) {
         let message = Message::End(End { subscription });
-        let input = Input { message, number: Number(0), payload_crc: 0 };
+        let input = Input { message, number: Number(0), payload_crc: 0, block: None };
         for place in self.tables.forget_subscription(subscription) {
             if let Some(port) = self.ports.get_mut(place).and_then(Option::as_mut) {
                 port.take(wall, &mut std::iter::once(input));

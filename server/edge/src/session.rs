@@ -22,8 +22,9 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::Sleep;
 
 use crate::auth::{self, Admitted, Channel, Presented};
-use crate::buffers::{Got, Inlet, Outlet};
+use crate::buffers::Outlet;
 use crate::half_open::Place;
+use crate::inlet::{Arrived, Got, Inlet};
 use crate::limits::{LINGER, READS_A_TURN};
 use crate::listener::Stream;
 use crate::route::{Counted, Route, Who};
@@ -192,8 +193,8 @@ impl<S: Stream> Connection<S> {
                 return Ok(None);
             }
             let Self { edge, stream, inlet, session, .. } = self;
-            let got =
-                inlet.read(stream, cx, |bytes| session.work(edge, (now, edge.clock.wall()), bytes));
+            let got = inlet
+                .read(stream, cx, |arrived| session.work(edge, (now, edge.clock.wall()), arrived));
             match got {
                 Poll::Pending => return Ok(None),
                 Poll::Ready(got) => match got? {
@@ -279,9 +280,14 @@ impl<S: Stream> Connection<S> {
 
 impl Whole {
     /// Works off what was read, as far as it is whole.
-    fn work(&mut self, edge: &Arc<Edge>, (now, wall): (Instant, Millis), bytes: &mut &[u8]) {
+    fn work(
+        &mut self,
+        edge: &Arc<Edge>,
+        (now, wall): (Instant, Millis),
+        arrived: &mut Arrived<'_>,
+    ) {
         while self.live.is_none() {
-            match self.machine.handle_input(now, bytes) {
+            match self.machine.handle_input(now, &mut arrived.bytes) {
                 Some(Input::Authenticate(auth)) => self.decide(edge, (now, wall), &auth),
                 // Before it is admitted a session gives nothing else but its end.
                 Some(
@@ -296,7 +302,7 @@ impl Whole {
             }
         }
         if let Some(live) = &mut self.live {
-            let counted = live.route.take(&mut self.machine, now, wall, bytes);
+            let counted = live.route.take(&mut self.machine, now, wall, arrived);
             edge.metrics.events.add(counted.events);
             edge.metrics.event_bytes.add(counted.bytes);
             edge.metrics.denied.add(counted.denied);

@@ -6,6 +6,8 @@
 
 use std::task::{Context, Poll};
 
+use bytes::Bytes;
+
 use spile_protocol::{
     id::{Number, Slot},
     limits::WORKERS,
@@ -24,6 +26,8 @@ pub struct Input<'b> {
     pub number: Number,
     /// CRC-32 of its payload, as it came.
     pub payload_crc: u32,
+    /// The block its payload stands in, where it came in one of its own: what is kept of it need not be copied.
+    pub block: Option<&'b Bytes>,
 }
 
 /// A worker that is not there at the moment.

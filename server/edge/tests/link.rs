@@ -157,7 +157,7 @@ impl Setup {
 }
 
 fn input(message: Message<'_>, number: u64) -> Input<'_> {
-    Input { message, number: Number(number), payload_crc: crc::of(message.payload()) }
+    Input { message, number: Number(number), payload_crc: crc::of(message.payload()), block: None }
 }
 
 fn event() -> Message<'static> {

@@ -9,6 +9,7 @@ pub mod limits;
 
 mod accept;
 mod block;
+mod blocks;
 mod build;
 mod copy;
 mod error;
@@ -41,6 +42,7 @@ use std::ops::Range;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 pub use block::{Block, Gap, GapKind, Records};
+pub use blocks::{LentBlock, share};
 pub use disk::{Disk, DiskFile, RealDisk, SimDisk};
 pub use error::{AppendError, DiskError, KeepError, OpenError, ReadError};
 pub use format::record::{Record, RecordRef};

@@ -49,3 +49,13 @@ pub const DAMAGES_MAX: usize = 1024;
 
 /// Bytes one read of a block asks for at the most (a single larger record is still read whole).
 pub const BLOCK_BYTES_MAX: usize = 8 * 1024 * 1024;
+
+/// Bytes of a block that is used again: the longest chunk with all that is around it in its frame.
+pub const BLOCK_BYTES: usize = 260 * 1024;
+
+/// Blocks that wait for their next use while others are in use: 32 MiB, as much as chunks may wait for the disk. At the cap one
+/// that comes back is freed.
+pub const BLOCKS_KEPT: usize = 126;
+
+/// Blocks that wait while none is in use: 2 MiB.
+pub const BLOCKS_IDLE: usize = 8;

@@ -61,9 +61,9 @@ impl Port for Desk {
         PAYLOADS.with_borrow_mut(|block| {
             let mut next = inputs.next();
             // The first is copied before the worker is locked: a chunk, which is large, mostly comes alone.
-            let mut payload = next.as_ref().map(|input| kept(block, input.message.payload()));
+            let mut payload = next.as_ref().map(|input| kept(block, input));
             let mut intake = self.session.intake();
-            while let (Some(Input { message, number, payload_crc }), Some(copied)) =
+            while let (Some(Input { message, number, payload_crc, .. }), Some(copied)) =
                 (next, payload.take())
             {
                 if let Message::Void(void) = &message {
@@ -72,7 +72,7 @@ impl Port for Desk {
                     intake.message(now, number, &message, &copied, payload_crc);
                 }
                 next = inputs.next();
-                payload = next.as_ref().map(|input| kept(block, input.message.payload()));
+                payload = next.as_ref().map(|input| kept(block, input));
             }
             intake.finish();
         });
@@ -146,12 +146,14 @@ fn entry(device: Device) -> (Box<str>, Box<str>, Entry) {
 }
 
 /// A payload that outlives the read it came in.
-fn kept(block: &mut BytesMut, payload: &[u8]) -> Bytes {
+fn kept(block: &mut BytesMut, input: &Input<'_>) -> Bytes {
+    let payload = input.message.payload();
     if payload.is_empty() {
         return Bytes::new();
     }
     if payload.len() > BLOCK / 4 {
-        return Bytes::copy_from_slice(payload);
+        let shared = input.block.and_then(|whole| spile_log::share(whole, payload));
+        return shared.unwrap_or_else(|| Bytes::copy_from_slice(payload));
     }
     if block.capacity() < payload.len() {
         block.reserve(BLOCK);

@@ -17,8 +17,9 @@ use tokio_util::sync::CancellationToken;
 
 use super::port::{Inbox, detached};
 use super::{Condition, Link, Registered, Shared, known};
-use crate::buffers::{Got, Inlet, Outlet};
+use crate::buffers::Outlet;
 use crate::clock::Clock;
+use crate::inlet::{Got, Inlet};
 use crate::limits::{LINK_BACKOFF, LINK_BACKOFF_MAX, LINK_CONNECT};
 use crate::listener::Stream;
 use crate::metrics::{Held, Metrics};
@@ -152,7 +153,7 @@ impl<'l, S: Stream> Driver<'l, S> {
         for _ in 0..crate::limits::READS_A_TURN {
             let Self { link, stream, inlet, clock, held, metrics, .. } = self;
             let mut heard = Heard { link, clock: *clock, rung: Vec::new(), up: false };
-            let got = inlet.read(stream, cx, |bytes| heard.work(now, bytes));
+            let got = inlet.read(stream, cx, |arrived| heard.work(now, &mut arrived.bytes));
             if heard.up {
                 *held = Some(metrics.links.hold());
             }

@@ -101,7 +101,7 @@ impl Port for LinkPort {
             return;
         }
         let super::Shared { machine: Some(machine), out, .. } = &mut *shared else { return };
-        for Input { message, number, payload_crc } in inputs {
+        for Input { message, number, payload_crc, block: _ } in inputs {
             let time = if number == Number(0) { Millis(0) } else { now };
             let sent = if let Message::Void(void) = message {
                 machine.void(&Void { session: self.session, ..void }, out)

@@ -231,7 +231,8 @@ impl<'s, 'i, 'b: 's> Gate<'s, 'i, 'b> {
             let payload = own.as_deref().unwrap_or(call.payload);
             let fields = Call { remaining_ms, ..call.fields };
             let message = Message::Call(Body { fields, payload });
-            let input = Input { message, number: Number(0), payload_crc: crc::of(payload) };
+            let input =
+                Input { message, number: Number(0), payload_crc: crc::of(payload), block: None };
             if send(*place, input).is_err() {
                 spread.lose(*place);
             }

@@ -20,6 +20,7 @@ use super::{
     tables::{Sub, Tables},
 };
 use crate::Edge;
+use crate::inlet::Arrived;
 use crate::limits::{AWAY_RETRY_MS, WINDOW};
 use crate::policy::{Action, Policy, Resource};
 use crate::upstream::{Away, Input, Port, Workers};
@@ -47,7 +48,7 @@ pub(super) struct Gate<'s, 'i, 'b> {
     pub(super) edge: &'s Edge,
     pub(super) now: Instant,
     pub(super) wall: Millis,
-    bytes: &'i mut &'b [u8],
+    arrived: &'i mut Arrived<'b>,
     pub(super) front: Option<(To, LaneId, Input<'s>)>,
     /// Whom a request that several answer is for.
     pub(super) plan: Option<Plan>,
@@ -62,12 +63,25 @@ impl<'s, 'i, 'b: 's> Gate<'s, 'i, 'b> {
         policy: &'s Policy,
         edge: &'s Edge,
         (now, wall): (Instant, Millis),
-        bytes: &'i mut &'b [u8],
+        arrived: &'i mut Arrived<'b>,
     ) -> Self {
         let counted = Counted::default();
         let (front, plan) = (None, None);
         let workers = &edge.workers;
-        Self { machine, tables, who, policy, workers, edge, now, wall, bytes, front, plan, counted }
+        Self {
+            machine,
+            tables,
+            who,
+            policy,
+            workers,
+            edge,
+            now,
+            wall,
+            arrived,
+            front,
+            plan,
+            counted,
+        }
     }
 
     pub(super) const fn counted(&self) -> Counted {
@@ -77,18 +91,19 @@ impl<'s, 'i, 'b: 's> Gate<'s, 'i, 'b> {
     /// Whom the next message is for; `None` when the read is worked off.
     pub(super) fn front(&mut self) -> Option<To> {
         while self.front.is_none() {
-            match self.machine.handle_input(self.now, self.bytes)? {
+            match self.machine.handle_input(self.now, &mut self.arrived.bytes)? {
                 Came::Upstream { lane, first, message, payload_crc } => {
                     let message = self.traced(windowed(message));
+                    let block = self.arrived.block;
                     self.front = self.judge(lane, &message).map(|to| {
                         let message = self.respelled(message);
-                        (to, lane, Input { message, number: first, payload_crc })
+                        (to, lane, Input { message, number: first, payload_crc, block })
                     });
                 }
                 Came::Void { lane, first, count, code } => {
                     self.counted.denied += u64::from(count);
                     let message = self.void(lane, first, count, code);
-                    let input = Input { message, number: first, payload_crc: 0 };
+                    let input = Input { block: None, message, number: first, payload_crc: 0 };
                     self.front =
                         self.lane_place(lane).map(|place| (To::Worker(place), lane, input));
                 }
@@ -131,7 +146,12 @@ impl<'s, 'i, 'b: 's> Gate<'s, 'i, 'b> {
         let binds = self.tables.rebind(lane).map(Message::Bind);
         port.take(
             self.wall,
-            &mut binds.map(|message| Input { message, number: Number(0), payload_crc: 0 }),
+            &mut binds.map(|message| Input {
+                message,
+                number: Number(0),
+                payload_crc: 0,
+                block: None,
+            }),
         );
     }
 
@@ -345,7 +365,7 @@ pub(super) type SendTo<'f> = dyn FnMut(usize, Input<'_>) -> Result<(), Away> + '
 
 /// A message that has no number and no payload.
 const fn spelled(message: Message<'_>) -> Input<'_> {
-    Input { message, number: Number(0), payload_crc: 0 }
+    Input { message, number: Number(0), payload_crc: 0, block: None }
 }
 
 /// With a window the edge can hold.

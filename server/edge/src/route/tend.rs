@@ -62,7 +62,8 @@ impl Route {
         }
         let Self { edge, who, ports, tables, .. } = self;
         let mut send = |place, message: &Message<'_>, crc| {
-            let input = Input { message: *message, number: Number(0), payload_crc: crc };
+            let input =
+                Input { message: *message, number: Number(0), payload_crc: crc, block: None };
             port_at(ports, &edge.workers, who, place)?.take(wall, &mut std::iter::once(input));
             Ok(())
         };
@@ -111,7 +112,7 @@ impl Route {
         let now = Instant(u64::MAX);
         let Self { edge, who, ports, tables, .. } = self;
         let mut send = |at, message: &Message<'_>| {
-            let input = Input { message: *message, number: Number(0), payload_crc: 0 };
+            let input = Input { message: *message, number: Number(0), payload_crc: 0, block: None };
             port_at(ports, &edge.workers, who, at)?.take(wall, &mut std::iter::once(input));
             Ok(())
         };

@@ -137,7 +137,7 @@ impl Port for Fake {
     fn take<'b>(&mut self, _: Millis, inputs: &mut dyn Iterator<Item = Input<'b>>) {
         let mut desk = self.desk();
         desk.takes += 1;
-        for Input { message, number, payload_crc } in inputs {
+        for Input { message, number, payload_crc, .. } in inputs {
             assert_eq!(payload_crc, crc::of(message.payload()));
             desk.heard.push(shown(&message, number));
         }

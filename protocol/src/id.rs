@@ -102,6 +102,26 @@ impl Slot {
     }
 }
 
+/// One of 65,536 parts of what is kept: by it a worker tells an edge that a value it asked for has changed. spec §10.8
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize,
+)]
+#[serde(transparent)]
+pub struct Mark(pub u16);
+
+impl Mark {
+    /// The mark of the value of `topic` under `key` of `tenant`: CRC-32 over the three with a zero byte between, its lowest
+    /// 16 bits.
+    #[must_use]
+    pub fn of(tenant: &str, key: &str, topic: &str) -> Self {
+        let with =
+            |crc, name: &str| crate::crc::extend(crate::crc::extend(crc, &[0]), name.as_bytes());
+        let crc = with(with(crate::crc::of(tenant.as_bytes()), key), topic);
+        let [low, high, ..] = crc.to_le_bytes();
+        Self(u16::from_le_bytes([low, high]))
+    }
+}
+
 /// Who a session may be.
 #[derive(
     Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize,
@@ -272,6 +292,14 @@ mod tests {
         ] {
             assert_eq!(matches(filter, topic), want, "{filter} {topic}");
         }
+    }
+
+    #[test]
+    fn a_mark_depends_on_tenant_key_and_topic() {
+        // The lowest 16 bits of the CRC-32 of "main\0pump-7\0state/mode".
+        let crc = crate::crc::of(b"main\0pump-7\0state/mode");
+        assert_eq!(Mark::of("main", "pump-7", "state/mode").0, (crc & 0xffff) as u16);
+        assert_ne!(Mark::of("main", "a", "bc"), Mark::of("main", "ab", "c"));
     }
 
     #[test]

@@ -31,7 +31,7 @@ pub use self::{
     field::{DecodeError, Fields, Full, List, Writer},
     hello::{Hello, Welcome},
     lane::{Bind, Lane, LaneAnswer, OpenUpload, Receipt, Refused},
-    link::{Attach, Detach, Entry, Envelope, Group, LinkHello, Registry, Void},
+    link::{Attach, Changed, Detach, Entry, Envelope, Group, LinkHello, Registry, Void},
     ping::{GoAway, Ping},
     request::{Call, Get, Listing, Reply, Serve, Target, Value},
     subscribe::{At, End, From, Outcome, Settle, Source, Subscribe},
@@ -78,6 +78,7 @@ pub mod kind {
     pub const REGISTRY: u8 = 51;
     pub const VOID: u8 = 52;
     pub const LINK_HELLO: u8 = 53;
+    pub const CHANGED: u8 = 54;
 }
 
 /// Who a frame comes from: some kinds mean another thing in the other direction.
@@ -243,6 +244,8 @@ messages! {
     Void(Void) = VOID, plain;
     /// spec §10.1
     LinkHello(LinkHello<'a>) = LINK_HELLO, plain;
+    /// spec §10.8
+    Changed(Changed<'a>) = CHANGED, plain;
 }
 
 /// Fields with a payload behind them: on the wire the fields are a byte string, so that the payload's place is known.
@@ -371,6 +374,7 @@ impl<'a> Message<'a> {
             kind::REGISTRY => Self::Registry(Registry::decode(header)?),
             kind::VOID => Self::Void(Void::decode(header)?),
             kind::LINK_HELLO => Self::LinkHello(LinkHello::decode(header)?),
+            kind::CHANGED => Self::Changed(Changed::decode(header)?),
             _ => return Err(DecodeError { code: Code::UNKNOWN_KIND, what: "a frame's kind" }),
         })
     }
@@ -408,7 +412,7 @@ const fn has_payload(kind: u8) -> bool {
 
 /// Is the kind one of this version's?
 fn header_of(kind: u8) -> Option<()> {
-    matches!(kind, 1..=6 | 8..=13 | 16..=19 | 24..=27 | 32..=34 | 40..=42 | 48..=53).then_some(())
+    matches!(kind, 1..=6 | 8..=13 | 16..=19 | 24..=27 | 32..=34 | 40..=42 | 48..=54).then_some(())
 }
 
 #[cfg(test)]

@@ -233,6 +233,7 @@ fn every_message_has_the_fields_of_its_table() {
         ("10.2", "link", &["Attach", "Detach"]),
         ("10.4", "link", &["Void"]),
         ("10.5", "link", &["Registry"]),
+        ("10.8", "link", &["Changed"]),
     ] {
         let source =
             PathBuf::from(env!("CARGO_MANIFEST_DIR")).join(format!("src/message/{file}.rs"));

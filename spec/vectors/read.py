@@ -24,6 +24,7 @@ KINDS = {
     26: ("8.3", "Settle"), 27: ("8.4", "End"), 32: ("9.1", "Get"), 33: ("9.2", "Value"), 34: ("9.3", "List"),
     40: ("9.4", "Call"), 41: ("9.5", "Reply"), 42: ("9.6", "Serve"), 48: ("10.2", "Attach"), 49: ("10.2", "Detach"),
     51: ("10.5", "Registry"), 52: ("10.4", "Void"), 53: ("10.1", "LinkHello"),
+    54: ("10.8", "Changed"),
 }
 HOT = {10: "Event", 11: "Batch", 12: "Ack", 17: "Chunk", 25: "Deliver", 50: "Envelope"}
 BODIES = {33, 40, 41}

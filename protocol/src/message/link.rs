@@ -1,4 +1,4 @@
-//! ATTACH, DETACH, ENVELOPE, REGISTRY and VOID: what only edges and workers say to each other. spec §10.
+//! ATTACH, DETACH, ENVELOPE, REGISTRY, VOID and CHANGED: what only edges and workers say to each other. spec §10.
 
 use serde::{Deserialize, Serialize};
 
@@ -9,7 +9,7 @@ use super::{
 use crate::{
     code::Code,
     frame::Tag,
-    id::{LaneId, LinkSessionId, Number, Role, Run},
+    id::{LaneId, LinkSessionId, Mark, Number, Role, Run},
     limits,
 };
 
@@ -196,6 +196,15 @@ fields! {
         code: Code,
         /// When the edge refused them.
         time_ms: u64,
+        ;
+    }
+}
+
+fields! {
+    /// From the worker: values that were asked for over this link have changed since, by their marks.
+    Changed<'a> {
+        /// Which; not all that have a mark need have changed.
+        marks: List<'a, Mark>,
         ;
     }
 }

@@ -222,6 +222,7 @@ impl Link {
             bare @ (Message::Attach(_)
             | Message::Void(_)
             | Message::Registry(_)
+            | Message::Changed(_)
             | Message::Credit(_)) => Came::Bare(bare),
             Message::Hello(_)
             | Message::Welcome(_)

@@ -281,7 +281,9 @@ impl World {
                     self.at_edge.remove(&session.0).unwrap();
                 }
                 EdgeInput::Leaving(code) => assert!(self.leaving && code == Code::SHUTDOWN),
-                EdgeInput::Registry(_) => panic!("nobody said anything of the registry"),
+                EdgeInput::Registry(_) | EdgeInput::Changed(_) => {
+                    panic!("nobody said such a thing")
+                }
                 EdgeInput::Closed(code) => panic!("the edge's end is over: {code}"),
             }
         }

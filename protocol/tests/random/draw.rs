@@ -6,17 +6,17 @@ use spile_protocol::{
     code::Code,
     frame::Tag,
     id::{
-        LaneId, LinkSessionId, Number, Position, RequestId, Role, RouteId, Run, SubscriptionId,
-        Version,
+        LaneId, LinkSessionId, Mark, Number, Position, RequestId, Role, RouteId, Run,
+        SubscriptionId, Version,
     },
     limits,
     message::{
-        Abort, Ack, At, Attach, Auth, Batch, Bind, Body, Call, Chunk, Credit, Deliver, Detach,
-        Durability, End, Entry, Envelope, Event, Expect, Extras, Fault, From, Get, GoAway, Group,
-        Happened, Headers, Hello, Lane, LaneAnswer, Lengths, LinkHello, List, Listing, Message,
-        Meta, Open, OpenUpload, Opened, Outcome, Ping, Proof, Receipt, Refused, Registry, Reply,
-        Scope, Seal, Sender, Serve, Settle, Source, Subscribe, Target, Trace, Value, Void, Welcome,
-        deliver::Kind, request,
+        Abort, Ack, At, Attach, Auth, Batch, Bind, Body, Call, Changed, Chunk, Credit, Deliver,
+        Detach, Durability, End, Entry, Envelope, Event, Expect, Extras, Fault, From, Get, GoAway,
+        Group, Happened, Headers, Hello, Lane, LaneAnswer, Lengths, LinkHello, List, Listing,
+        Message, Meta, Open, OpenUpload, Opened, Outcome, Ping, Proof, Receipt, Refused, Registry,
+        Reply, Scope, Seal, Sender, Serve, Settle, Source, Subscribe, Target, Trace, Value, Void,
+        Welcome, deliver::Kind, request,
     },
     time::Millis,
 };
@@ -584,8 +584,13 @@ impl<'a> Draw<'a> {
                 }
             },
             32 => (Sender::Client, self.envelope(session)),
-            _ => match self.byte() % 2 {
+            _ => match self.byte() % 3 {
                 0 => (Sender::Server, Message::Registry(self.registry())),
+                1 => {
+                    let marks: Vec<_> = (0..self.up_to(3)).map(|_| Mark(self.u16())).collect();
+                    let marks = List::encode(marks, self.room(16)).unwrap();
+                    (Sender::Server, Message::Changed(Changed { marks }))
+                }
                 _ => (Sender::Client, Message::LinkHello(self.link_hello())),
             },
         }

@@ -4,16 +4,16 @@ use spile_protocol::{
     code::Code,
     frame::Tag,
     id::{
-        LaneId, LinkSessionId, Number, Position, RequestId, Role, RouteId, Run, SubscriptionId,
-        Version,
+        LaneId, LinkSessionId, Mark, Number, Position, RequestId, Role, RouteId, Run,
+        SubscriptionId, Version,
     },
     message::{
-        Abort, Ack, At, Attach, Auth, Batch, Bind, Body, Call, Chunk, Credit, Deliver, Detach,
-        Durability, End, Entry, Envelope, Event, Expect, Extras, Fault, From, Get, GoAway, Group,
-        Happened, Headers, Hello, Lane, LaneAnswer, Lengths, LinkHello, List, Listing, Message,
-        Meta, Open, OpenUpload, Opened, Outcome, Ping, Proof, Receipt, Refused, Registry, Reply,
-        Scope, Seal, Sender, Serve, Settle, Source, Subscribe, Target, Trace, Value, Void, Welcome,
-        deliver::Kind, request,
+        Abort, Ack, At, Attach, Auth, Batch, Bind, Body, Call, Changed, Chunk, Credit, Deliver,
+        Detach, Durability, End, Entry, Envelope, Event, Expect, Extras, Fault, From, Get, GoAway,
+        Group, Happened, Headers, Hello, Lane, LaneAnswer, Lengths, LinkHello, List, Listing,
+        Message, Meta, Open, OpenUpload, Opened, Outcome, Ping, Proof, Receipt, Refused, Registry,
+        Reply, Scope, Seal, Sender, Serve, Settle, Source, Subscribe, Target, Trace, Value, Void,
+        Welcome, deliver::Kind, request,
     },
     time::Millis,
 };
@@ -508,6 +508,9 @@ pub(crate) fn links(set: &mut Set) {
     let (lane, number) = (LaneId(3), Number(1000));
     let void = Void { session, lane, number, count: 10, code: Code::FORBIDDEN, time_ms: NOW };
     set.message("void", "full", C, &Message::Void(void));
+    let mut room = [0; 16];
+    let marks = List::encode([Mark(7), Mark(0xffff)], &mut room).unwrap();
+    set.message("changed", "full", S, &Message::Changed(Changed { marks }));
     envelopes(set, session);
     registry(set);
 }

@@ -8,6 +8,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 
 pub mod auth;
 mod buffers;
+pub mod cache;
 pub mod clock;
 pub mod half_open;
 mod inlet;
@@ -41,6 +42,8 @@ pub struct Edge {
     pub workers: upstream::Workers,
     /// Who is here.
     pub sessions: Arc<sessions::Sessions>,
+    /// Values that were told already.
+    pub cache: Arc<cache::Cache>,
     /// Trace ids.
     pub bases: trace::Bases,
     policy: RwLock<Arc<policy::Policy>>,
@@ -66,6 +69,8 @@ pub struct Parts {
     pub registry: Arc<dyn registry::Registry>,
     /// Where events go.
     pub workers: upstream::Workers,
+    /// How long a value that a worker told may be told again; zero: never.
+    pub cache_max_age: std::time::Duration,
     /// New for each process.
     pub random: [u8; 8],
 }
@@ -90,6 +95,7 @@ impl Edge {
             registry: parts.registry,
             workers: parts.workers,
             sessions,
+            cache: cache::Cache::new(parts.cache_max_age),
             bases: trace::Bases::new(parts.random),
             policy: RwLock::new(Arc::new(policy::Policy::built_in())),
             recent: recent::Recent::default(),

@@ -46,3 +46,13 @@ pub const UNANSWERED: usize = 65_536;
 pub const TURN: Duration = Duration::from_millis(20);
 /// … twice as long each time nobody has, up to this.
 pub const TURN_MOST: Duration = Duration::from_millis(500);
+/// Values of kept topics that are held to be told again. At the cap: the one that was asked for first goes.
+pub const CACHE_ENTRIES: usize = 65_536;
+/// What they take, in bytes. At the cap: the same.
+pub const CACHE_BYTES: usize = 64 << 20;
+/// The longest VALUE that is held, in bytes. A longer one is asked for each time.
+pub const CACHE_VALUE: usize = 64 * 1024;
+/// Questions on their way whose answers may be held. At the cap: the next one's is not.
+pub const CACHE_ASKED: usize = 16_384;
+/// Answers out of the cache that one session has not taken. At the cap: the worker is asked, and its pace is the session's.
+pub const CACHE_WAITING: usize = 16;

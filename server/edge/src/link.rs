@@ -9,19 +9,20 @@
 mod driver;
 mod port;
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::task::Waker;
 
 use spile_protocol::{
     code::Code,
     id::LinkSessionId,
-    message::{Attach, List, Registry},
+    message::{Attach, Changed, List, Registry},
     session::link::{Edge as Machine, Refusal},
 };
 use tokio::sync::watch;
 
 pub use self::driver::{Connector, run};
 use self::port::{Inbox, LinkPort};
+use crate::cache::Cache;
 use crate::limits::AWAY_RETRY_MS;
 use crate::registry::Copy;
 use crate::upstream::{Away, Back, Port, Upstream};
@@ -43,6 +44,8 @@ pub struct Link {
     registered: Registered,
     wire: Arc<Wire>,
     condition: watch::Sender<Condition>,
+    /// What is kept of the worker's answers, and its place there.
+    cache: OnceLock<(Arc<Cache>, usize)>,
 }
 
 /// What a link has to do with the registry.
@@ -78,7 +81,27 @@ impl Link {
     #[must_use]
     pub fn new(name: String, slots: [u8; 32], registered: Registered) -> Arc<Self> {
         let condition = watch::Sender::new(Condition::Away("not tried yet".to_owned()));
-        Arc::new(Self { name, slots, registered, wire: Arc::default(), condition })
+        let (wire, cache) = (Arc::default(), OnceLock::new());
+        Arc::new(Self { name, slots, registered, wire, condition, cache })
+    }
+
+    /// What the worker says of changed values goes there, as the word of the worker at `place`. The first one counts.
+    pub fn tells(&self, cache: Arc<Cache>, place: usize) {
+        self.cache.get_or_init(|| (cache, place));
+    }
+
+    /// spec §10.8.2: values with these marks have changed.
+    fn changed(&self, changed: &Changed<'_>) {
+        if let Some((cache, place)) = self.cache.get() {
+            cache.changed(*place, changed.marks.iter());
+        }
+    }
+
+    /// spec §10.8.2: what changed while there was no link was not told.
+    fn forget(&self) {
+        if let Some((cache, place)) = self.cache.get() {
+            cache.forget(*place);
+        }
     }
 
     /// How it is, as it changes.

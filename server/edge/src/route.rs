@@ -7,6 +7,7 @@
 
 mod aim;
 mod asks;
+mod cached;
 mod fold;
 mod gate;
 mod gathered;

@@ -9,6 +9,7 @@ mod mistake;
 mod reader;
 mod show;
 mod slots;
+mod state;
 mod units;
 
 use std::fs;
@@ -38,6 +39,8 @@ pub struct Config {
     pub limits: Limits,
     /// Filters of topics whose latest event a worker keeps.
     pub keep: Vec<String>,
+    /// How long an edge may tell a value again that a worker told it; zero: not at all.
+    pub cache_max_age: Duration,
     /// How log lines are written.
     pub log: LogChoice,
     /// What the process is, with what only that role has.

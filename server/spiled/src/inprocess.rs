@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use bytes::{Bytes, BytesMut};
+use spile_edge::cache::Cache;
 use spile_edge::registry::{Copy, Entry, Part};
 use spile_edge::upstream::{Away, Input, Port, Ready, Upstream};
 use spile_protocol::{
@@ -14,6 +15,7 @@ use spile_protocol::{
     message::{Attach, Detach, Message},
     time::Millis,
 };
+use spile_worker::changes::{Asking, Changes};
 use spile_worker::registry::Device;
 use spile_worker::{Polled, Session, Worker};
 
@@ -34,6 +36,8 @@ pub struct InProcess {
     pub worker: Arc<Worker>,
     /// The name of the edge beside it.
     pub edge: String,
+    /// By which the edge hears what changed of what it asked for.
+    pub asking: Asking,
 }
 
 impl Upstream for InProcess {
@@ -43,6 +47,7 @@ impl Upstream for InProcess {
 
     fn attach(&self, attach: &Attach<'_>) -> Result<Box<dyn Port>, Away> {
         let session = self.worker.attach(attach).of_edge(&self.edge);
+        let session = session.asking(self.asking.clone());
         Ok(Box::new(Desk { session, more: false, gone: None }))
     }
 }
@@ -138,6 +143,21 @@ pub fn registry(room: &Room, worker: &Arc<Worker>) -> Arc<Copy> {
         }
     });
     copy
+}
+
+/// Marks that are worked off at once.
+const MARKS: usize = 4_096;
+
+/// The edge's cache lets go of what changed, as it would over a link: its one worker has the first place.
+pub fn follow_changes(room: &Room, mut changes: Changes, cache: Arc<Cache>) {
+    let shutdown = room.told.shutdown.clone();
+    room.tasks.spawn(async move {
+        while let Some(marks) = shutdown.run_until_cancelled(changes.next(MARKS)).await {
+            cache.changed(0, marks);
+        }
+        // Sessions that still drain hear of no change any more.
+        cache.forget(0);
+    });
 }
 
 fn entry(device: Device) -> (Box<str>, Box<str>, Entry) {

@@ -101,7 +101,8 @@ impl Links {
             kept::start(room, self.registry(), link, served.clone());
         }
         kept::pass_groups(room, &self.registry, hearing, served.clone());
-        for (link, address) in self.links {
+        for (place, (link, address)) in self.links.into_iter().enumerate() {
+            link.tells(Arc::clone(&edge.cache), place);
             room.tasks.spawn(tell(Arc::clone(&link), room.health.clone(), served.clone()));
             let to =
                 To { connector: Arc::clone(connector), worker: link.name().to_owned(), address };

@@ -132,9 +132,11 @@ async fn all(
     spawn_blocking(move || deployment::write_contexts(&folder, address, &tenant)).await??;
     let store = Store::open(room, links::bits(&SlotSet::ALL), durability).await?;
     let (worker, edge) = (Arc::clone(&store.worker), room.config.name.clone());
-    let workers = Workers::one(Arc::new(InProcess { worker, edge }));
+    let changes = store.worker.follow_changes();
+    let workers = Workers::one(Arc::new(InProcess { worker, edge, asking: changes.asking() }));
     let registry = inprocess::registry(room, &store.worker);
     let edge = serve::edge(room, tenants, registry, workers)?;
+    inprocess::follow_changes(room, changes, Arc::clone(&edge.cache));
     if let Some(devices) = devices.clone() {
         keep_fresh(room, "edge", move || devices.reload().map(|()| devices.certificate_ends()));
     }

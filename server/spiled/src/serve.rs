@@ -8,6 +8,7 @@ use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
 use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
+use spile_edge::cache::Cache;
 use spile_edge::half_open::Caps;
 use spile_edge::listener::{self, Door};
 use spile_edge::metrics::Metrics;
@@ -52,10 +53,11 @@ pub fn edge(
         sessions: usize::try_from(limits.sessions)?,
         registry,
         workers,
+        cache_max_age: room.config.cache_max_age,
         random: random()?,
     });
-    let metrics = Arc::clone(&edge.metrics);
-    room.metrics.register(|registry| registry.register_collector(Box::new(Counts(metrics))));
+    let (metrics, cache) = (Arc::clone(&edge.metrics), Arc::clone(&edge.cache));
+    room.metrics.register(|registry| registry.register_collector(Box::new(Counts(metrics, cache))));
     Ok(edge)
 }
 
@@ -105,15 +107,17 @@ fn serve<D: Door>(
 
 /// An edge's counters, as Prometheus reads them.
 #[derive(Debug)]
-struct Counts(Arc<Metrics>);
+struct Counts(Arc<Metrics>, Arc<Cache>);
 
 impl Collector for Counts {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
-        let metrics = &self.0;
+        let (metrics, cache) = (&self.0, &self.1.counts);
         for (name, help, value) in [
             ("spile_edge_sessions", "Live sessions", metrics.sessions.get()),
             ("spile_edge_half_open", "Connections not authenticated yet", metrics.half_open.get()),
             ("spile_edge_links", "Links that are up", metrics.links.get()),
+            ("spile_edge_cache_entries", "Values held to be told again", cache.entries()),
+            ("spile_edge_cache_bytes", "What they take, in bytes", cache.bytes()),
         ] {
             let gauge = ConstGauge::new(value);
             gauge.encode(encoder.encode_descriptor(name, help, None, MetricType::Gauge)?)?;
@@ -126,6 +130,18 @@ impl Collector for Counts {
             ("spile_edge_events", "Events taken from clients", metrics.events.get()),
             ("spile_edge_event_bytes", "Payload taken from clients", metrics.event_bytes.get()),
             ("spile_edge_delivered", "Events delivered to clients", metrics.delivered.get()),
+            ("spile_edge_cache_hits", "GETs answered from the cache", cache.hits.get()),
+            (
+                "spile_edge_cache_misses",
+                "GETs that might have been, and went to a worker",
+                cache.misses.get(),
+            ),
+            (
+                "spile_edge_cache_changed",
+                "Values let go since their worker said that they changed",
+                cache.changed.get(),
+            ),
+            ("spile_edge_cache_evicted", "Values let go at a cap", cache.evicted.get()),
             ("spile_edge_denied", "Messages and events the policy denied", metrics.denied.get()),
             ("spile_edge_bytes_in", "Bytes read from clients, inside TLS", metrics.bytes_in.get()),
             (

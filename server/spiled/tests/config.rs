@@ -96,6 +96,22 @@ fn topics_that_cannot_be_kept_are_mistakes() {
 }
 
 #[test]
+fn how_old_an_answer_of_the_cache_may_be_is_bounded() {
+    let folder = Folder::new();
+    let edge = |age: &str| format!("{EDGE}\n[state]\ncache_max_age = \"{age}\"\n");
+    for (age, want) in [("0s", 0), ("250ms", 250), ("1m", 60_000)] {
+        let config = folder.load(&edge(age), None).unwrap();
+        assert_eq!(config.cache_max_age, Duration::from_millis(want));
+    }
+    for wrong in ["61s", "often"] {
+        let mistakes = folder.load(&edge(wrong), None).unwrap_err().to_string();
+        assert!(mistakes.contains("state.cache_max_age") && mistakes.contains(wrong), "{mistakes}");
+    }
+    let config = Config::load(None, &Overrides::default(), None).unwrap();
+    assert_eq!(config.cache_max_age, Duration::from_secs(5));
+}
+
+#[test]
 fn an_edge_and_a_worker_are_read() {
     let folder = Folder::new();
     let edge = folder.load(EDGE, Some(RoleName::Edge)).unwrap();

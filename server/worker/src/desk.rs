@@ -18,6 +18,7 @@ use crate::{
     answers::{Answers, What, request_of},
     bell::Bell,
     calls::Confirm,
+    changes::Asking,
     core::Core,
     groups::polling::Part,
     limits::{RETRY_BUSY_MS, RETRY_DISK_MS},
@@ -106,6 +107,8 @@ pub(crate) struct Desk {
     pub(crate) files: Files,
     /// Its part in groups.
     pub(crate) groups: Part,
+    /// Its edge hears of changes of the values it asks for.
+    pub(crate) asking: Option<Asking>,
     /// The bell was heard, and who watches a stream has not looked yet.
     pub(crate) heard: bool,
 }

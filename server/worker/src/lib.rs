@@ -11,6 +11,7 @@ mod answers;
 mod bell;
 mod block;
 mod calls;
+pub mod changes;
 mod checkpoint;
 mod clock;
 mod core;

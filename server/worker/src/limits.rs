@@ -53,6 +53,9 @@ pub const CONFIRMS: usize = 64;
 pub const PAGE_DEVICES: usize = 1000;
 /// Bytes of a link's answers that wait for the connection. At the cap: nothing more is read or said until some are taken.
 pub const LINK_OUT_BYTES: usize = 1 << 20;
+/// Marks of changed values told to an edge at once. At the cap: the rest is told next; each waits once, however often it
+/// changed.
+pub const CHANGED_MARKS: usize = 4_096;
 /// Bytes one session of a link says before the next has its turn; also what is read at once.
 pub const LINK_TURN_BYTES: usize = 64 * 1024;
 /// How long a link that was told to stop goes on answering what is in flight.

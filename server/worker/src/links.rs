@@ -13,9 +13,9 @@ use spile_log::Durable;
 use spile_protocol::{
     code::Code,
     frame::HEAD_BYTES,
-    id::{LinkSessionId, Number, name, tenant},
+    id::{LinkSessionId, Mark, Number, name, tenant},
     limits::FRAME_LINK,
-    message::{Attach, Message, Void},
+    message::{Attach, Changed, List, Message, Void},
     session::link::{Config as LinkConfig, Worker as Machine, WorkerInput},
     time::{Instant, Millis},
 };
@@ -25,8 +25,9 @@ use tokio_util::sync::CancellationToken;
 
 use self::registered::Defining;
 use crate::{
+    changes::Changes,
     clock::Clock,
-    limits::{LARGE_BYTES, LINK_DRAIN_MS, LINK_OUT_BYTES, LINK_TURN_BYTES},
+    limits::{CHANGED_MARKS, LARGE_BYTES, LINK_DRAIN_MS, LINK_OUT_BYTES, LINK_TURN_BYTES},
     registry::{Copy, Follower},
     session::{Polled, Session},
     turns::Turns,
@@ -90,6 +91,7 @@ struct Link {
     sessions: Vec<Option<Session>>,
     turns: Turns,
     follower: Option<Follower>,
+    changes: Changes,
     defining: Defining,
     clock: Clock,
     input: BytesMut,
@@ -112,6 +114,7 @@ impl Link {
         config.next = worker.durable().borrow().end.get();
         Self {
             machine: Machine::new(clock.now(), Clock::wall(), config),
+            changes: worker.follow_changes(),
             worker,
             edge,
             sessions: Vec::new(),
@@ -137,7 +140,7 @@ impl Link {
         let mut chunks = self.worker.durable_chunks();
         loop {
             self.tell_known();
-            self.speak();
+            self.speak_behind_changes();
             if self.out.is_empty()
                 && let Some(code) = self.machine.close_reason()
             {
@@ -161,6 +164,7 @@ impl Link {
                 },
                 () = self.turns.ready(), if self.out.len() < LINK_OUT_BYTES => {}
                 copy = follow(&mut self.follower), if self.out.len() < LINK_OUT_BYTES => self.tell_registry(&copy),
+                marks = self.changes.next(CHANGED_MARKS), if self.out.len() < LINK_OUT_BYTES => self.tell_changed(&marks),
                 moved = durable.changed(), if !room || self.defining.waits() => if moved.is_err() {
                     return Ok(Code::SHUTDOWN);
                 },
@@ -236,7 +240,8 @@ impl Link {
                 self.sessions.resize_with(at + 1, || None);
             }
             if let Some(free) = self.sessions.get_mut(at) {
-                *free = Some(self.worker.attach(attach).of_edge(&self.edge.name));
+                let session = self.worker.attach(attach).of_edge(&self.edge.name);
+                *free = Some(session.asking(self.changes.asking()));
             }
             return self.turns.add(attach.session.0);
         };
@@ -332,6 +337,36 @@ impl Link {
                 tracing::debug!(%why, "the registry was not said");
             }
         });
+    }
+
+    /// spec §10.8.1: an ACK goes out behind the mark of what it acknowledges.
+    fn speak_behind_changes(&mut self) {
+        let before = self.out.len();
+        self.speak();
+        let mut marks = self.changes.poll(CHANGED_MARKS);
+        if marks.is_empty() {
+            return;
+        }
+        // Looked at behind what sessions looked at, said before it.
+        let said = self.out.split_off(before);
+        while !marks.is_empty() {
+            self.tell_changed(&marks);
+            marks = self.changes.poll(CHANGED_MARKS);
+        }
+        self.out.extend_from_slice(&said);
+    }
+
+    /// Says what changed of the values the edge asked for. spec §10.8.1
+    fn tell_changed(&mut self, marks: &[Mark]) {
+        if marks.is_empty() {
+            return;
+        }
+        let mut room = vec![0; marks.len() * 3];
+        let marks = List::encode(marks.iter().copied(), &mut room).unwrap_or_default();
+        if let Err(why) = self.machine.changed(&Changed { marks }, &mut self.out) {
+            // Only where the link is over: the next one begins with nothing kept.
+            tracing::debug!(%why, "what changed was not said");
+        }
     }
 
     /// Says that groups the edge told of are durable here, once they are.

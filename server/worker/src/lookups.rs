@@ -172,6 +172,11 @@ impl Intake<'_> {
         let (tenant, key) = (self.desk.who.tenant.clone(), key.to_owned());
         let topic = topic.map(str::to_owned);
         let asked = Asked { request, tenant, key, topic, newer_than, at_least, now };
+        if let (Some(asking), Some(topic)) = (&self.desk.asking, &asked.topic) {
+            // Before it is looked at: what changes from here on is told.
+            let name = named(&asked.tenant, &asked.key, topic);
+            asking.ask(&name, self.core.values.coming());
+        }
         let answer = asked.answer(&mut self.core);
         if wait_ms > 0 && asked.waits(&answer) {
             return self.wait(asked, wait_ms);

@@ -88,6 +88,7 @@ impl Intake<'_> {
             | Message::Registry(_)
             | Message::Void(_)
             | Message::LinkHello(_)
+            | Message::Changed(_)
             | Message::Skipped(_) => {}
         }
     }

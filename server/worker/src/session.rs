@@ -25,6 +25,7 @@ use tokio_util::sync::ReusableBoxFuture;
 use crate::{
     answers::{Answers, Hearer, Sink, What},
     bell::Bell,
+    changes::Asking,
     core::Attached,
     desk::{Desk, Identity},
     groups::polling::Part,
@@ -117,6 +118,7 @@ impl Session {
             calling: None,
             files: Files::default(),
             groups: Part::default(),
+            asking: None,
             heard: false,
         };
         Self { worker, desk, lacked_room: AtomicBool::new(false), moved, chunks_moved: None }
@@ -126,6 +128,13 @@ impl Session {
     #[must_use]
     pub fn of_edge(mut self, edge: &str) -> Self {
         self.desk.who.edge = Arc::from(edge);
+        self
+    }
+
+    /// Its edge is told of changes of what it asks for. spec §10.8
+    #[must_use]
+    pub fn asking(mut self, asking: Asking) -> Self {
+        self.desk.asking = Some(asking);
         self
     }
 

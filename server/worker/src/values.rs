@@ -14,6 +14,7 @@ use spile_log::Record;
 use spile_protocol::{id, message::Fields};
 
 use crate::{
+    changes::Askers,
     checkpoint::{BadRow, Row, text, values as varints},
     limits::VALUES,
     record::{Names, Tail, kind},
@@ -69,6 +70,8 @@ pub(crate) struct Values {
     dirty: HashSet<Arc<str>>,
     /// How many were not kept, at the cap.
     turned_away: u64,
+    /// Edges that were told values, and hear of their changes.
+    pub(crate) askers: Askers,
 }
 
 impl Values {
@@ -84,7 +87,13 @@ impl Values {
 
     /// It was appended, and counts once the log is durable up to `end`.
     pub(crate) fn put(&mut self, end: u64, change: Change) {
+        self.askers.coming(end, &change.name);
         self.coming.push_back((end, change));
+    }
+
+    /// Up to where the log must be durable before all counts that was appended.
+    pub(crate) fn coming(&self) -> Option<u64> {
+        self.coming.back().map(|(end, _)| *end)
     }
 
     pub(crate) fn settle(&mut self, durable: u64) {
@@ -114,6 +123,7 @@ impl Values {
 
     fn apply(&mut self, change: Change) {
         let Change { name, value, time_ms } = change;
+        self.askers.changed(&name);
         let old = self.values.get(&name).copied();
         if let (None, Some(_)) = (old, value)
             && self.values.len() >= VALUES

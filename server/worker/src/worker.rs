@@ -19,6 +19,7 @@ use tokio::sync::watch;
 
 use crate::{
     ahead::Ahead,
+    changes::Changes,
     checkpoint::{self, Copied},
     clock::Clock,
     core::Core,
@@ -300,6 +301,12 @@ impl Worker {
     pub fn follow_registry(self: &Arc<Self>, edge: &str) -> Option<Follower> {
         let number = self.number();
         self.has_registry().then(|| Follower::new(self.clone(), number, edge))
+    }
+
+    /// Follows changes of values for an edge that keeps what it was told. spec §10.8
+    #[must_use]
+    pub fn follow_changes(self: &Arc<Self>) -> Changes {
+        Changes::new(self.clone())
     }
 
     /// Is this the worker that holds the slot of `$registry`?

@@ -16,8 +16,8 @@ use std::sync::Arc;
 use spile_protocol::{
     code::Code,
     crc,
-    id::{LaneId, LinkSessionId, Number, Role, RouteId, Run},
-    message::{Ack, Bind, Event, Extras, Lane, List, Message, Registry, Scope, Void},
+    id::{LaneId, LinkSessionId, Mark, Number, RequestId, Role, RouteId, Run, Version},
+    message::{Ack, Bind, Event, Extras, Get, Lane, List, Message, Registry, Scope, Target, Void},
     session::{
         Transmit,
         link::{Config, Edge as Machine, EdgeInput},
@@ -44,6 +44,8 @@ enum Heard {
     Opened(u32, u64),
     Detached(u32, Code),
     Registry { whole: bool, devices: Vec<(String, bool)> },
+    Value(u32, u64),
+    Changed(Vec<Mark>),
     Leaving(Code),
     Closed(Code),
 }
@@ -124,9 +126,11 @@ impl End {
                             }
                             other => panic!("{other:?}"),
                         },
+                        Message::Value(value) => Heard::Value(session.0, value.fields.version.0),
                         other => panic!("{other:?}"),
                     }
                 }
+                EdgeInput::Changed(changed) => Heard::Changed(changed.marks.iter().collect()),
                 EdgeInput::Detached { session, code } => {
                     self.machine.detached(session, &mut self.out).unwrap();
                     Heard::Detached(session.0, code)
@@ -178,6 +182,45 @@ impl End {
         };
         self.until(all).await;
     }
+}
+
+#[tokio::test]
+async fn what_an_edge_asked_for_is_told_it_when_it_changes_before_the_publisher_hears() {
+    let folder = tempfile::tempdir().unwrap();
+    let worker = open(folder.path());
+    let (mut end, _served, _stop) = up(&worker, "edge-1").await;
+    let (mut other, _other_served, _other_stop) = up(&worker, "edge-2").await;
+    let session = end.attach("d", 1);
+    let (route, lane) = (RouteId(0), LaneId(0));
+    let bind = Bind { route, lane, topic: "state/a", content_type: "", schema: 0, encoding: "" };
+    end.say(session, 0, &Message::Bind(bind));
+    let reader = other.attach("reader", 1);
+    let get = |end: &mut End, session| {
+        let target = Target::State { key: "d", topic: "state/a" };
+        let (newer_than, at_least) = (Version(0), Version(0));
+        let get = Get { request: RequestId(1), target, newer_than, at_least, wait_ms: 0 };
+        end.say(session, 0, &Message::Get(get));
+    };
+    let mark = Mark::of("main", "d", "state/a");
+    for version in 1..=3 {
+        // Both asked, so both hear; asked once, each hears once.
+        get(&mut end, session);
+        get(&mut other, reader);
+        let told = Heard::Value(session.0, version - 1);
+        end.until(|heard| heard.contains(&told)).await;
+        let told = Heard::Value(reader.0, version - 1);
+        other.until(|heard| heard.contains(&told)).await;
+        end.event(session, version, b"x");
+        let heard = end.until(|heard| heard.contains(&Heard::Acked(session.0, version))).await;
+        let changed = heard.iter().filter(|one| **one == Heard::Changed(vec![mark])).count();
+        assert_eq!(changed, 1, "{heard:?}");
+        let heard = other.until(|heard| heard.contains(&Heard::Changed(vec![mark]))).await;
+        assert_eq!(heard.len(), 1, "{heard:?}");
+    }
+    // Nobody asked since: nothing is told.
+    end.event(session, 4, b"x");
+    let heard = end.until(|heard| heard.contains(&Heard::Acked(session.0, 4))).await;
+    assert!(!heard.iter().any(|one| matches!(one, Heard::Changed(_))), "{heard:?}");
 }
 
 #[tokio::test]

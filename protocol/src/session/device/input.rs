@@ -254,9 +254,8 @@ impl<S: Storage, T: AsRef<str>> Device<S, T> {
             | Message::Envelope(_)
             | Message::Registry(_)
             | Message::Void(_)
-            | Message::LinkHello(_) => {
-                self.fail(Code::UNEXPECTED, "a message no server sends here")
-            }
+            | Message::LinkHello(_)
+            | Message::Changed(_) => self.fail(Code::UNEXPECTED, "a message no server sends here"),
         })
     }
 

@@ -99,6 +99,7 @@ impl Session {
             | Message::Registry(_)
             | Message::Void(_)
             | Message::LinkHello(_)
+            | Message::Changed(_)
             | Message::Skipped(_) => Ok(Told::Dropped),
         }
     }

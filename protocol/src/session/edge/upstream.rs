@@ -75,6 +75,7 @@ impl Session {
             | Message::Registry(_)
             | Message::Void(_)
             | Message::LinkHello(_)
+            | Message::Changed(_)
             | Message::Skipped(_) => self.cheap(now, message),
         };
         match taken {
@@ -145,7 +146,8 @@ impl Session {
             | Message::Envelope(_)
             | Message::Registry(_)
             | Message::Void(_)
-            | Message::LinkHello(_) => Err((UNEXPECTED, "a message no client sends here")),
+            | Message::LinkHello(_)
+            | Message::Changed(_) => Err((UNEXPECTED, "a message no client sends here")),
         }
     }
 

@@ -5,7 +5,7 @@ use crate::{
     code::Code,
     id::{LinkSessionId, Number},
     limits,
-    message::{Attach, Message, Registry, Sender, Void},
+    message::{Attach, Changed, Message, Registry, Sender, Void},
     session::{Amount, Transmit},
     time::{Instant, Millis},
 };
@@ -37,6 +37,8 @@ pub enum EdgeInput<'b> {
     },
     /// What is registered; answer with [`Edge::registry`] when it is synced.
     Registry(Registry<'b>),
+    /// Values that were asked for over this link have changed: what was answered of them is old. spec §10.8
+    Changed(Changed<'b>),
     /// The worker goes away: no new sessions.
     Leaving(Code),
     /// The link is over; every session on it is detached.
@@ -92,6 +94,9 @@ impl Edge {
                 Came::Leaving(code) => return Some(EdgeInput::Leaving(code)),
                 Came::Bare(Message::Registry(registry)) => {
                     return Some(EdgeInput::Registry(registry));
+                }
+                Came::Bare(Message::Changed(changed)) => {
+                    return Some(EdgeInput::Changed(changed));
                 }
                 Came::Bare(Message::Credit(credit)) if credit.subscription.is_none() => {
                     self.link.config.credit = Amount { events: credit.events, bytes: credit.bytes };

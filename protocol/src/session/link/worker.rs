@@ -4,7 +4,7 @@ use super::{Came, Config, Link, Peer, Place, Refusal, common};
 use crate::{
     code::Code,
     id::{LinkSessionId, Number},
-    message::{Attach, Credit, Message, Registry, Sender, Void},
+    message::{Attach, Changed, Credit, Message, Registry, Sender, Void},
     session::{Amount, Transmit},
     time::{Instant, Millis},
 };
@@ -141,6 +141,15 @@ impl Worker {
         out: &mut impl Transmit,
     ) -> Result<(), Refusal> {
         self.link.say_bare(&Message::Registry(*registry), out)
+    }
+
+    /// Values that were asked for over this link have changed. spec §10.8
+    pub fn changed(
+        &mut self,
+        changed: &Changed<'_>,
+        out: &mut impl Transmit,
+    ) -> Result<(), Refusal> {
+        self.link.say_bare(&Message::Changed(*changed), out)
     }
 
     /// Another credit for the whole link.

@@ -230,6 +230,7 @@ impl Heard<'_> {
                         "link is up"
                     );
                     self.up = true;
+                    self.link.forget();
                     // spec §10.5.2: before the first session is attached, so that a worker knows every group before it
                     // delivers.
                     if let Registered::Hears(copy) = &self.link.registered {
@@ -249,6 +250,7 @@ impl Heard<'_> {
                     }
                 }
                 Some(EdgeInput::Registry(registry)) => self.learn(&mut shared, &registry),
+                Some(EdgeInput::Changed(changed)) => self.link.changed(&changed),
                 Some(EdgeInput::Leaving(code)) => {
                     tracing::info!(worker = self.link.name, %code, "worker goes away");
                 }

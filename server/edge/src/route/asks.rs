@@ -44,7 +44,8 @@ impl<'s, 'i, 'b: 's> Gate<'s, 'i, 'b> {
             Target::State { key, .. } | Target::Stream { key } => self.place_of(key),
             Target::Blob { blob, .. } => aim::blob_place(blob, self.workers),
         };
-        self.ask(get.request, action, Resource { key, name }, place)
+        let to = self.ask(get.request, action, Resource { key, name }, place)?;
+        self.look_in_cache(get, place).then_some(to)
     }
 
     pub(super) fn list(&mut self, list: &request::List<'b>) -> Option<To> {

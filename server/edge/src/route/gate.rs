@@ -282,6 +282,7 @@ impl<'s, 'i, 'b: 's> Gate<'s, 'i, 'b> {
             | Message::Registry(_)
             | Message::Void(_)
             | Message::LinkHello(_)
+            | Message::Changed(_)
             | Message::Skipped(_) => None,
         }
     }
@@ -419,6 +420,7 @@ fn scope_of(message: &Message<'_>) -> Option<Scope> {
         | Message::Registry(_)
         | Message::Void(_)
         | Message::LinkHello(_)
+        | Message::Changed(_)
         | Message::Skipped(_) => None,
     }
 }

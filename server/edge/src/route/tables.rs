@@ -15,7 +15,10 @@ use spile_protocol::{
     time::Instant,
 };
 
-use super::{Counted, lines, merge::Merge, park_frame, served::Served, spread::Spread, unpark};
+use super::{
+    Counted, cached::Cached, lines, merge::Merge, park_frame, served::Served, spread::Spread,
+    unpark,
+};
 use crate::buffers::Turn;
 use crate::upstream::Away;
 
@@ -93,6 +96,8 @@ pub(super) struct Tables {
     /// has, with the code.
     pub(super) called: Vec<(RequestId, u64)>,
     pub(super) heard: Vec<(u64, Code)>,
+    /// What is answered out of the cache, and what may be put there.
+    pub(super) cached: Cached,
     /// Calls that got a trace here.
     pub(super) traces: u32,
 }
@@ -101,6 +106,11 @@ impl Tables {
     pub(super) fn lane(&self, lane: LaneId) -> Option<&Lane> {
         // Mostly the last or the only one; a session with many lanes has them in the order it opened them.
         self.lanes.iter().rev().find(|known| known.lane == lane)
+    }
+
+    /// Has the session a lane of that key? `own` is its name.
+    pub(super) fn publishes(&self, key: &str, own: &str) -> bool {
+        self.lanes.iter().any(|lane| lane.key.as_deref().unwrap_or(own) == key)
     }
 
     /// Notes where a lane goes; true where its key or its worker is another than before.
@@ -152,6 +162,7 @@ impl Tables {
 
     /// It goes nowhere after all.
     pub(super) fn unask(&mut self, request: RequestId) {
+        self.cached.over(request);
         self.requests.retain(|(known, _)| *known != request);
     }
 
@@ -242,6 +253,7 @@ impl Tables {
             lost.is_none()
         });
         self.served.lose(place);
+        self.cached.lose(place);
         self.ending.retain(|(at, _)| !there(*at));
         self.uploads.retain(|(upload, at, _)| {
             if there(*at) {
@@ -298,6 +310,7 @@ impl Tables {
             }
             return Ok(Heard::default());
         }
+        self.cached.hear(message, payload_crc);
         match told {
             Told::TooLong => self.hear_of(request_of(message), Code::TOO_LARGE),
             Told::Said | Told::Delivered(_) | Told::NoCredit | Told::Dropped => self.heard(message),
@@ -421,6 +434,9 @@ impl Tables {
     }
 
     fn answered(&mut self, request: RequestId, more: bool) {
+        if !more {
+            self.cached.over(request);
+        }
         self.requests.retain(|(known, _)| more || *known != request);
     }
 

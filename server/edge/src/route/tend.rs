@@ -130,14 +130,16 @@ impl Route {
         let Self { edge, tables, .. } = self;
         tables.finish(now, &edge.workers, || own_part(edge, now));
         tables.say_answers(machine, now, out);
+        tables.cached.say(machine, now, out);
     }
 }
 
 /// The edge's own part of `$status` (admin §2.1).
 fn own_part(edge: &Edge, now: Instant) -> Map<String, Value> {
     let metrics = &edge.metrics;
+    let cache = &edge.cache.counts;
     let faults: u64 = metrics.faults().map(|(_, count)| count).sum();
-    Map::from_iter([
+    let mut part = Map::from_iter([
         ("name".to_owned(), Value::from(&*edge.session.edge)),
         ("uptime_ms".to_owned(), Value::from(now.0 / 1_000)),
         ("sessions".to_owned(), Value::from(metrics.sessions.get())),
@@ -146,5 +148,12 @@ fn own_part(edge: &Edge, now: Instant) -> Map<String, Value> {
         ("bytes".to_owned(), Value::from(metrics.event_bytes.get())),
         ("voids".to_owned(), Value::from(metrics.denied.get())),
         ("faults".to_owned(), Value::from(faults)),
-    ])
+        ("cache_hits".to_owned(), Value::from(cache.hits.get())),
+        ("cache_misses".to_owned(), Value::from(cache.misses.get())),
+        ("cache_changed".to_owned(), Value::from(cache.changed.get())),
+        ("cache_entries".to_owned(), Value::from(cache.entries())),
+        ("cache_bytes".to_owned(), Value::from(cache.bytes())),
+    ]);
+    part.extend(cache.hit_rate().map(|rate| ("cache_hit_rate".to_owned(), Value::from(rate))));
+    part
 }

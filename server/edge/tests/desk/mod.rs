@@ -251,6 +251,7 @@ impl Client {
             sessions: 10,
             registry: Arc::new(Known),
             workers: workers(fakes),
+            cache_max_age: std::time::Duration::from_secs(5),
             random: [1; 8],
         });
         let (stream, far) = tokio::io::duplex(pipe);

@@ -13,6 +13,7 @@ use super::keys::RoleName;
 use super::mistake::{Mistakes, Source};
 use super::reader::{Read, Reader, Row, Wrong};
 use super::slots::SlotSet;
+use super::state;
 use super::units::{parse_duration, parse_size, show_size};
 use super::{
     AdminListen, Config, DeviceListen, Durability, EdgeLink, Limits, LogChoice, LogFormat, Role,
@@ -27,8 +28,6 @@ const ADMIN_PORT: u16 = 7460;
 
 /// At most this many workers, as the design allows.
 const WORKERS_MAX: usize = wire::WORKERS;
-/// Filters that are asked for each topic that is bound; more is a mistake.
-const KEEP_MAX: usize = 16;
 /// At most this many edges a worker lists, and tenants an edge serves; more is a mistake.
 const LIST_MAX: usize = 1024;
 
@@ -40,7 +39,8 @@ pub(super) fn check(mut reader: Reader, asked: Option<RoleName>) -> Result<Confi
         data: reader.path("data").map_or_else(|| PathBuf::from("./spile-data"), |read| read.value),
         admin: admin(&mut reader),
         limits: limits(&mut reader),
-        keep: kept_topics(&mut reader),
+        keep: state::kept_topics(&mut reader),
+        cache_max_age: state::cache_max_age(&mut reader),
         log: log(&mut reader),
         role: match role {
             RoleName::All => all(&mut reader),
@@ -235,23 +235,6 @@ fn durability(reader: &mut Reader) -> Durability {
     }
 }
 
-/// Topics whose latest event is kept. The bus's own are not: their values are views already.
-fn kept_topics(reader: &mut Reader) -> Vec<String> {
-    let Some(read) = reader.texts("state.keep") else { return vec!["state/#".to_owned()] };
-    if read.value.len() > KEEP_MAX {
-        let what = format!("{} filters", read.value.len());
-        reader.wrong(read.source.clone(), "state.keep", wrong(what, "name at most 16"));
-    }
-    for text in &read.value {
-        if spile_protocol::id::filter(text).is_err() || text.starts_with('$') {
-            let remedy = "write one such as state/#, not of the bus's own ($…)";
-            let what = format!("{text:?} is no filter of topics that are kept");
-            reader.wrong(read.source.clone(), "state.keep", wrong(what, remedy));
-        }
-    }
-    read.value
-}
-
 const LINK_KEYS: [&str; 3] = ["links.cert", "links.key", "links.ca"];
 
 fn tls_files(reader: &mut Reader, keys: [&'static str; 3], needed: bool) -> Option<TlsFiles> {
@@ -406,7 +389,7 @@ fn keep<T>(
     }
 }
 
-fn wrong(what: impl ToString, remedy: impl ToString) -> Wrong {
+pub(super) fn wrong(what: impl ToString, remedy: impl ToString) -> Wrong {
     (what.to_string(), remedy.to_string())
 }
 

@@ -76,6 +76,7 @@ pub(super) const KEYS: &[Key] = &[
     key("uploads.largest", STORE),
     key("uploads.forget_after", STORE),
     key("state.keep", STORE),
+    key("state.cache_max_age", FRONT),
     key("log.format", ANY),
     key("log.filter", ANY),
 ];

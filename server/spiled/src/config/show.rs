@@ -22,9 +22,12 @@ pub(super) fn show(config: &Config) -> String {
     out.text("address", &config.admin.address.to_string());
     out.bare("public", config.admin.public);
     limits(&mut out, config);
+    out.section("state");
     if config.role.name() != RoleName::Edge {
-        out.section("state");
         out.texts("keep", &config.keep);
+    }
+    if config.role.name() != RoleName::Worker {
+        out.text("cache_max_age", &show_duration(config.cache_max_age));
     }
     out.section("log");
     let format = match config.log.format {

@@ -21,11 +21,12 @@ pub struct Split {
 pub type Running = HashMap<String, Server>;
 
 impl Split {
-    fn new() -> Self {
+    fn new(edges: &[&str]) -> Self {
         let folder = TempDir::new().unwrap();
         let made = spiled()
             .args(["certs", folder.path().to_str().unwrap()])
-            .args(["--edge", "e1", "--worker", "a", "--worker", "b"])
+            .args(["--worker", "a", "--worker", "b"])
+            .args(edges.iter().flat_map(|edge| ["--edge", edge]))
             .output()
             .unwrap();
         assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
@@ -39,23 +40,31 @@ impl Split {
 
     /// The same, with more in each node's configuration.
     pub fn configured(more: &str) -> (Self, Running) {
-        let mut split = Self::new();
-        for node in ["worker-a", "worker-b", "edge-e1"] {
-            let file = split.of(node).join("spiled.toml");
-            let text = std::fs::read_to_string(&file).unwrap();
-            std::fs::write(file, format!("{text}\n{more}\n")).unwrap();
-        }
+        Self::with_edges(&["e1"], |split, node| split.add(node, more))
+    }
+
+    /// The same with these edges, `edge-NAME` each; `prepare` may change each node's file before it starts, once the
+    /// workers' addresses are in.
+    pub fn with_edges(edges: &[&str], prepare: impl Fn(&Self, &str)) -> (Self, Running) {
+        let mut split = Self::new(edges);
         let mut running = Running::new();
         for name in ["a", "b"] {
             let node = format!("worker-{name}");
             let address = split.listens(&node, "0.0.0.0:7451");
-            split.edit("edge-e1", &format!("{name}:7451"), &address);
+            for edge in edges {
+                split.edit(&format!("edge-{edge}"), &format!("{name}:7451"), &address);
+            }
+            prepare(&split, &node);
             running.insert(node.clone(), split.start("worker", &node));
         }
-        split.listens("edge-e1", "0.0.0.0:7450");
-        let edge = split.start("edge", "edge-e1");
-        split.wait_for_registry(&edge);
-        running.insert("edge-e1".to_owned(), edge);
+        for edge in edges {
+            let node = format!("edge-{edge}");
+            split.listens(&node, "0.0.0.0:7450");
+            prepare(&split, &node);
+            let edge = split.start("edge", &node);
+            split.wait_for_registry(&edge);
+            running.insert(node, edge);
+        }
         (split, running)
     }
 
@@ -74,7 +83,14 @@ impl Split {
         address
     }
 
-    fn edit(&self, node: &str, from: &str, to: &str) {
+    /// Adds lines to a node's file.
+    pub fn add(&self, node: &str, lines: &str) {
+        let file = self.of(node).join("spiled.toml");
+        let text = std::fs::read_to_string(&file).unwrap();
+        std::fs::write(file, format!("{text}\n{lines}\n")).unwrap();
+    }
+
+    pub fn edit(&self, node: &str, from: &str, to: &str) {
         let file = self.folder.path().join(node).join("spiled.toml");
         let text = std::fs::read_to_string(&file).unwrap();
         assert!(text.contains(from), "{from} is not in {text}");

@@ -13,6 +13,7 @@ pub(crate) mod dlq;
 pub(crate) mod doctor;
 pub(crate) mod download;
 pub(crate) mod errors;
+mod family;
 pub(crate) mod follow;
 pub(crate) mod group;
 pub(crate) mod inbox;

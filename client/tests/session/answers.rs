@@ -7,7 +7,7 @@ use std::sync::atomic::Ordering;
 use spile_protocol::code::Code;
 use spile_protocol::id::{Position, RequestId, Version};
 use spile_protocol::message::request::{Get, List, Target};
-use spile_protocol::message::{self, Body, Fault, Message, Scope, Value};
+use spile_protocol::message::{Body, Fault, Message, Scope, Value};
 
 use super::world::{Stored, World};
 
@@ -16,27 +16,7 @@ pub type Said<'a> = dyn FnMut(&Message<'_>) + 'a;
 
 /// A VALUE with nothing in it.
 pub fn value(request: RequestId) -> Value<'static> {
-    Value {
-        request,
-        more: false,
-        name: "",
-        key: "",
-        version: Version(0),
-        position: None,
-        time_ms: 0,
-        content_type: "",
-        partial: false,
-        absent: false,
-        size: 0,
-        worker: "",
-        cursor: "",
-        principal: "",
-        stored_offset: 0,
-        revision: 0,
-        blake3: None,
-        meta: message::List::default(),
-        id: "",
-    }
+    Value { request, ..Value::default() }
 }
 
 fn absent(request: RequestId, say: &mut Said<'_>) {

@@ -100,6 +100,7 @@ fields! {
 
 fields! {
     /// From the server: an answer to GET or LIST; the payload is the value.
+    #[derive(Default)]
     Value<'a> {
         /// The question's number.
         request: RequestId,

@@ -401,27 +401,8 @@ pub(crate) fn requests(set: &mut Set) {
 
 fn values(set: &mut Set, request: RequestId) {
     let mut room = [0; 64];
-    let absent = Value {
-        request,
-        more: false,
-        name: "",
-        key: "",
-        version: Version(0),
-        position: None,
-        time_ms: 0,
-        content_type: "",
-        partial: false,
-        absent: true,
-        size: 0,
-        worker: "",
-        cursor: "",
-        principal: "",
-        stored_offset: 0,
-        revision: 0,
-        blake3: None,
-        meta: List::default(),
-        id: "",
-    };
+    let absent = Value { request, absent: true, ..Value::default() };
+
     set.message("value", "absent", S, &Message::Value(Body { fields: absent, payload: &[] }));
     let full = Value {
         more: true,

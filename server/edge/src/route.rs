@@ -8,6 +8,7 @@
 mod aim;
 mod asks;
 mod cached;
+mod calling;
 mod fold;
 mod gate;
 mod gathered;

@@ -98,27 +98,8 @@ async fn a_listing_is_merged_and_ends_without_who_is_silent() {
 }
 
 fn value(key: &str, more: bool) -> request::Value<'_> {
-    request::Value {
-        request: RequestId(7),
-        more,
-        name: "t",
-        key,
-        version: Version(1),
-        position: None,
-        time_ms: 0,
-        content_type: "",
-        partial: false,
-        absent: false,
-        size: 0,
-        worker: "",
-        cursor: "",
-        principal: "",
-        stored_offset: 0,
-        revision: 0,
-        blake3: None,
-        meta: List::default(),
-        id: "",
-    }
+    let (request, name, version) = (RequestId(7), "t", Version(1));
+    request::Value { request, more, name, key, version, ..request::Value::default() }
 }
 
 #[tokio::test]

@@ -26,7 +26,7 @@ use crate::{
     intake::Intake,
     limits::{LENGTHS_BYTES, PAGE_BYTES, PAGE_VALUES, TURN_VALUES, WAIT_MS},
     record::{self, Names, Tail, kind},
-    said::{Said, no_value},
+    said::Said,
     slab::Ix,
     tables::{Stream, scoped},
     trace::Search,
@@ -427,7 +427,7 @@ impl Telling {
             worker: worker.name(),
             cursor: &cursor,
             principal: &format!("{}/{}", names.role.name(), names.principal),
-            ..no_value()
+            ..Fields::default()
         };
         sink(&Message::Value(Body { fields, payload: &payload }), crc);
         Ok(())

@@ -5,7 +5,7 @@ use spile_protocol::{
     code::Code,
     crc,
     id::{RequestId, SubscriptionId, Version},
-    message::{Body, Credit, End, Fault, List, Message, Outcome, Reply, Scope, Settle, Value},
+    message::{Body, Credit, End, Fault, Message, Outcome, Reply, Scope, Settle, Value},
 };
 
 use crate::answers::Sink;
@@ -179,12 +179,13 @@ impl Said {
             Self::Version { request, key, version } => {
                 let (request, version) = (*request, *version);
                 let absent = version == Version(0);
-                let fields = Value { request, more: false, key, version, absent, ..no_value() };
+                let fields =
+                    Value { request, more: false, key, version, absent, ..Value::default() };
                 sink(&Message::Value(Body { fields, payload: &[] }), 0);
             }
             Self::Service { request, more, name, members, cursor } => {
                 let (request, more, revision) = (*request, *more, *members);
-                let fields = Value { request, more, name, revision, cursor, ..no_value() };
+                let fields = Value { request, more, name, revision, cursor, ..Value::default() };
                 sink(&Message::Value(Body { fields, payload: &[] }), 0);
             }
             Self::Reply { request, code, detail, content_type, payload } => {
@@ -193,30 +194,5 @@ impl Said {
                 sink(&Message::Reply(Body { fields, payload }), crc::of(payload));
             }
         }
-    }
-}
-
-/// A VALUE that says nothing.
-pub(crate) fn no_value<'a>() -> Value<'a> {
-    Value {
-        request: RequestId(0),
-        more: false,
-        name: "",
-        key: "",
-        version: Version(0),
-        position: None,
-        time_ms: 0,
-        content_type: "",
-        partial: false,
-        absent: false,
-        size: 0,
-        worker: "",
-        cursor: "",
-        principal: "",
-        stored_offset: 0,
-        revision: 0,
-        blake3: None,
-        meta: List::default(),
-        id: "",
     }
 }

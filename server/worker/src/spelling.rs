@@ -98,13 +98,10 @@ impl Spelling {
         Some(Kind { content_type, schema: *schema, encoding }).filter(|_| self.new_kind)
     }
 
-    /// The most bytes that are spelled.
+    /// The most bytes that are spelled. An edge that merges this with what others deliver may have to spell what is left out
+    /// here: whether a delivery fits its client's frame must not depend on which came before. spec §8.1.5
     pub(crate) fn bytes(&self) -> usize {
-        let kind = self.content_type.len() + self.encoding.len();
-        let spelled = |new: bool, bytes: usize| if new { bytes } else { 0 };
-        spelled(self.new_key, self.key.len())
-            + spelled(self.new_topic, self.topic.len())
-            + spelled(self.new_kind, kind)
+        self.key.len() + self.topic.len() + self.content_type.len() + self.encoding.len()
     }
 
     /// The trace of the record's first event. spec §5.5.5

@@ -15,12 +15,13 @@ use std::{collections::HashMap, sync::Arc};
 
 use spile_protocol::{
     code::Code,
-    id::{SubscriptionId, Version},
+    frame,
+    id::{Role, Run, SubscriptionId, Version},
     limits,
-    message::{From, Scope, Source},
+    message::{Deliver, From, Message, Scope, Source, deliver::Kind},
 };
-use spile_worker::{Polled, Worker};
-use support::{Client, Told, open};
+use spile_worker::{Polled, Worker, attach_of};
+use support::{Client, ROOM, Told, open};
 
 fn filter(filter: &str) -> Source<'_> {
     Source::Filter { filter, key: None, from: From::Start }
@@ -378,5 +379,69 @@ async fn a_stream_and_a_filter_are_followed_event_by_event() {
         client.event(0, number, b"x");
         assert_eq!(stream.events(1).await[0].version, number);
         assert_eq!(all.events(1).await[0].position, number);
+    }
+}
+
+/// What comes of the filter or the group, with all names spelled in each delivery as an edge that merges may have to: how
+/// long the frames' bodies are, and how many events came.
+async fn spelled_in_full(worker: &Arc<Worker>, source: Source<'_>, count: u32) -> Vec<usize> {
+    let mut attach = attach_of("main", Role::Service, "narrow", Run([5; 8]));
+    attach.frame_max = NARROW;
+    let mut client = Client::of(worker, &attach);
+    client.subscribe(1, source, 1 << 16, true);
+    let (mut key, mut topic) = (String::new(), String::new());
+    let (mut bodies, mut events) = (Vec::new(), 0);
+    while events < count {
+        let mut deliveries = 0;
+        let polled = client.session.poll(ROOM, &mut |message, _| {
+            let Message::Deliver(deliver) = message else { return };
+            deliver.key.into_iter().for_each(|new| new.clone_into(&mut key));
+            deliver.topic.into_iter().for_each(|new| new.clone_into(&mut topic));
+            events += deliver.lengths.count();
+            deliveries += 1;
+            let full = Deliver {
+                key: Some(&key),
+                topic: Some(&topic),
+                kind: Some(Kind::default()),
+                worker: Some("w"),
+                ..*deliver
+            };
+            let mut room = [0; 4096];
+            let written = Message::Deliver(full).encode(&mut room).unwrap();
+            let (frame, _) = frame::decode(&room[..written], 4096).unwrap().unwrap();
+            bodies.push(frame.header.len() + frame.payload.len());
+        });
+        assert!(!matches!(polled, Polled::Gone(_)), "{polled:?}");
+        if deliveries == 0 {
+            client.session.ready().await;
+        }
+    }
+    bodies
+}
+
+const NARROW: u32 = 1024;
+
+#[tokio::test]
+async fn deliveries_fit_the_clients_frame_also_where_an_edge_spells_all_names_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let worker = open(folder.path());
+    let (key, topic) = ("k".repeat(120), "t".repeat(120));
+    let mut client = Client::new(&worker, "a", 1);
+    client.lane(0, Some(&key), 1);
+    client.bind(0, 0, &topic);
+    let block = [&[b'x'; 20][..]; 60];
+    for n in 0..3_u64 {
+        client.batch(0, 1 + n * 60, &block, None);
+    }
+    client.acked(0, 180).await;
+    let group = format!("{{\"name\":\"g\",\"filter\":\"{topic}\"}}");
+    assert_eq!(client.reply("$group", "create", &group).await.0, Code(0));
+    let filter = Source::Filter { filter: &topic, key: None, from: From::Start };
+    for source in [filter, Source::Group { name: "g", max_events: 1000, max_bytes: 1 << 20 }] {
+        // A group's key has one delivery out.
+        let count = if source == filter { 180 } else { 1 };
+        let bodies = spelled_in_full(&worker, source, count).await;
+        assert!(bodies.iter().all(|&body| body <= 1024), "{bodies:?}");
+        assert!(bodies[0] > 800, "and takes what there is: {bodies:?}");
     }
 }

@@ -1,6 +1,7 @@
 //! `spile serve`: a shell runs the command once a call; how it ends says what is answered.
 //!
-//! Ctrl-C takes no more calls and lets those that run finish. Invariant: a call whose time is over has no child any more.
+//! Ctrl-C takes no more calls and lets those that run finish. Invariant: a call whose time is over has no child any more,
+//! nor anything that one started.
 
 use std::process::Stdio;
 use std::sync::Arc;
@@ -13,6 +14,7 @@ use tokio::process::Command;
 use tokio::sync::mpsc;
 
 use crate::args::{Everywhere, ServeArgs};
+use crate::command::family::{Family, shell};
 use crate::connect::{connect, within};
 use crate::failure::{Exit, Failure};
 use crate::output::{Output, say};
@@ -165,9 +167,8 @@ struct Child {
 impl Child {
     fn prepared(&self) -> Command {
         let Call { service, method, caller, remaining, .. } = &self.call;
-        let mut command = Command::new("sh");
+        let mut command = shell(&self.command);
         command
-            .args(["-c", &self.command])
             .env("SPILE_SERVICE", service.as_ref())
             .env("SPILE_METHOD", method)
             .env("SPILE_CALLER", caller)
@@ -175,15 +176,12 @@ impl Child {
             .env("SPILE_REMAINING_MS", remaining.as_millis().to_string())
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            // Ctrl-C is for us: what runs finishes.
-            .process_group(0)
-            .kill_on_drop(true);
+            .stderr(Stdio::piped());
         command
     }
 
     async fn run(self) -> Answer {
-        let mut child = self.prepared().spawn()?;
+        let mut child = Family::start(&mut self.prepared())?;
         let (stdin, stdout, stderr) =
             (child.stdin.take(), child.stdout.take(), child.stderr.take());
         let payload = self.call.payload.clone();

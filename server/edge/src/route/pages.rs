@@ -130,27 +130,7 @@ fn respelled(frame: &[u8], more: bool, cursor: &str, partial: bool) -> Option<Bo
 
 /// A VALUE that says nothing, for a request.
 pub(super) fn nothing<'a>(request: spile_protocol::id::RequestId) -> Value<'a> {
-    Value {
-        request,
-        more: false,
-        name: "",
-        key: "",
-        version: spile_protocol::id::Version(0),
-        position: None,
-        time_ms: 0,
-        content_type: "",
-        partial: false,
-        absent: false,
-        size: 0,
-        worker: "",
-        cursor: "",
-        principal: "",
-        stored_offset: 0,
-        revision: 0,
-        blake3: None,
-        meta: spile_protocol::message::List::default(),
-        id: "",
-    }
+    Value { request, ..Value::default() }
 }
 
 #[cfg(test)]

@@ -1,5 +1,7 @@
 //! Durable groups as people and scripts use them: `group`, `consume` by exec, pipe and plain, `dlq`.
 
+#![allow(clippy::panic, clippy::indexing_slicing, reason = "a test fails by panicking")]
+
 use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
 use std::process::Stdio;
@@ -354,4 +356,66 @@ fn ctrl_c_settles_what_is_finished_and_leaves_the_rest() {
     assert_eq!(ended.code, 0, "{}", ended.err);
     let rows = told(folder, &["consume", "g", "--count", "1"]);
     assert_eq!(outcomes(&rows), [("k", 2, 1, "done")], "left, and not tried");
+}
+
+/// Runs on in the background of its shell, and says as whom.
+const GRANDCHILD: &str = "tail -f /dev/null > /dev/null 2>&1 & echo $! > grandchild.new; mv grandchild.new grandchild; wait";
+
+/// The process that wrote its number there, once it did.
+pub(crate) fn grandchild(folder: &Path) -> u32 {
+    loop {
+        if let Ok(text) = std::fs::read_to_string(folder.join("grandchild")) {
+            return text.trim().parse().unwrap();
+        }
+        std::thread::yield_now();
+    }
+}
+
+/// Waits until a process is no more, or only its number is.
+pub(crate) fn is_gone(process: u32) {
+    let stat = format!("/proc/{process}/stat");
+    for _ in 0..200_000 {
+        let gone =
+            |text: String| text.rsplit_once(')').is_none_or(|(_, rest)| rest.starts_with(" Z"));
+        if std::fs::read_to_string(&stat).map_or(true, gone) {
+            return;
+        }
+        std::thread::yield_now();
+    }
+    panic!("process {process} runs on");
+}
+
+#[test]
+fn ending_early_ends_a_child_and_all_it_started() {
+    let (folder, _server) = started();
+    let folder = folder.path();
+    publish(folder, "k", 1);
+    create(folder, &[]);
+    for kind in ["--exec", "--pipe"] {
+        let mut consume = spile(folder);
+        consume.args(["--timeout", "1s", "consume", "g", kind, GRANDCHILD]);
+        let mut child = consume.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        let process = grandchild(folder);
+        kill_process(Pid::from_child(&child), Signal::TERM).unwrap();
+        assert!(child.wait().unwrap().success(), "{kind}");
+        is_gone(process);
+        std::fs::remove_file(folder.join("grandchild")).unwrap();
+    }
+}
+
+#[test]
+fn a_call_whose_time_is_over_has_no_child_and_no_grandchild_any_more() {
+    let (folder, _server) = started();
+    let folder = folder.path();
+    let mut serve = spile(folder);
+    serve.args(["serve", "jobs", "--exec", GRANDCHILD]).stdout(Stdio::null());
+    let mut child = serve.stderr(Stdio::piped()).spawn().unwrap();
+    let mut line = String::new();
+    BufReader::new(child.stderr.take().unwrap()).read_line(&mut line).unwrap();
+    assert!(line.contains("serving"), "{line}");
+    let called = run(folder, &["call", "jobs", "x", "--timeout", "2s"]);
+    assert_eq!(called.code, 5, "{}", called.err);
+    is_gone(grandchild(folder));
+    kill_process(Pid::from_child(&child), Signal::TERM).unwrap();
+    assert!(child.wait().unwrap().success());
 }

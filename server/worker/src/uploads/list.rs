@@ -20,7 +20,6 @@ use crate::{
     desk::Identity,
     intake::Intake,
     limits::{LISTINGS, PAGE_DEVICES},
-    said::no_value,
     uploads::{form::blob_id, principal_of, read::Told, view::Listed},
 };
 
@@ -89,7 +88,7 @@ impl Listing {
             entries.truncate(step);
             // None at all; or what was to follow is gone meanwhile.
             if entries.is_empty() {
-                let fields = Value { request, absent: true, ..no_value() };
+                let fields = Value { request, absent: true, ..Value::default() };
                 sink(&Message::Value(Body { fields, payload: &[] }), 0);
                 *said += 32;
                 return true;

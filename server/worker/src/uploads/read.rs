@@ -18,7 +18,7 @@ use crate::{
     intake::Intake,
     limits::{BLOB_VALUE_BYTES, DOWNLOADS, READ_BYTES},
     log::Read,
-    said::{Said, no_value},
+    said::Said,
     uploads::{
         form::{Blake3, Metadata, parse_blob_id},
         principal_of,
@@ -99,7 +99,7 @@ impl Told {
             blake3: self.blake3.map(|hash| hash.0),
             meta,
             id: &self.id,
-            ..no_value()
+            ..Value::default()
         });
     }
 }
@@ -233,7 +233,7 @@ impl Download {
         let more = self.at < self.end;
         let request = self.request;
         if std::mem::replace(&mut self.begun, true) {
-            let fields = Value { request, more, ..no_value() };
+            let fields = Value { request, more, ..Value::default() };
             sink(&Message::Value(Body { fields, payload: &payload }), payload_crc);
         } else {
             self.told.value((request, worker), more, "", |fields| {

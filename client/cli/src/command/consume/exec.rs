@@ -1,7 +1,7 @@
 //! `--exec`: a shell runs the command once an event; how it ends says what became of the event.
 //!
-//! Keys in parallel, the events of one key one after the other. Ending early kills the children that run: their events
-//! are not settled.
+//! Keys in parallel, the events of one key one after the other. Ending early kills the children that run, with all
+//! they started: their events are not settled.
 
 use std::process::{ExitStatus, Stdio};
 
@@ -11,6 +11,7 @@ use tokio::process::Command;
 use tokio::task::JoinSet;
 
 use super::{Row, Taking};
+use crate::command::family::{Family, shell};
 use crate::failure::Failure;
 use crate::local_code;
 use crate::output::Output;
@@ -107,7 +108,7 @@ impl Work {
 
     async fn one(&self, event: &Delivery, attempt: u32) -> Result<ExitStatus, Failure> {
         let failed = |why: std::io::Error| self.can_not_run(why);
-        let mut child = self.prepared(event, attempt).spawn().map_err(failed)?;
+        let mut child = Family::start(&mut self.prepared(event, attempt)).map_err(failed)?;
         let stdin = child.stdin.take();
         let feed = async {
             if let Some(mut stdin) = stdin
@@ -126,17 +127,15 @@ impl Work {
 
     fn prepared(&self, event: &Delivery, attempt: u32) -> Command {
         let trace = event.trace.map(|trace| bytes::hex(&trace.id)).unwrap_or_default();
-        let mut command = Command::new("sh");
+        let mut command = shell(&self.command);
         command
-            .args(["-c", &self.command])
             .env("SPILE_KEY", event.key.as_ref())
             .env("SPILE_TOPIC", event.topic.as_ref())
             .env("SPILE_VERSION", event.version.0.to_string())
             .env("SPILE_POSITION", event.position.to_string())
             .env("SPILE_ATTEMPT", attempt.to_string())
             .env("SPILE_TRACE", trace)
-            .stdin(Stdio::piped())
-            .kill_on_drop(true);
+            .stdin(Stdio::piped());
         if self.json {
             // stdout has our objects and nothing else.
             command.stdout(std::io::stderr());

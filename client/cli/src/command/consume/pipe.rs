@@ -9,11 +9,12 @@ use std::time::Duration;
 
 use spile_client::{Delivery, Error, GroupDelivery, Settled, Settling};
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader, Lines};
-use tokio::process::{Child, ChildStdin, ChildStdout, Command};
+use tokio::process::{ChildStdin, ChildStdout};
 use tokio::task::JoinSet;
 
 use super::{Handed, Row, Taking};
 use crate::args::Everywhere;
+use crate::command::family::{Family, shell};
 use crate::failure::Failure;
 use crate::local_code;
 use crate::output::Output;
@@ -80,7 +81,7 @@ pub(super) async fn run(
 
 struct Piped {
     command: String,
-    child: Child,
+    child: Family,
     stdin: Option<ChildStdin>,
     /// Written as the child reads; bounded by what it may hold.
     unwritten: Vec<u8>,
@@ -94,13 +95,9 @@ impl Piped {
         let failed = |why: &dyn std::fmt::Display| {
             Failure::local(&local_code::CHILD, format!("run {command:?}"), why)
         };
-        let mut child = Command::new("sh")
-            .args(["-c", command])
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .kill_on_drop(true)
-            .spawn()
-            .map_err(|why| failed(&why))?;
+        let mut prepared = shell(command);
+        prepared.stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut child = Family::start(&mut prepared).map_err(|why| failed(&why))?;
         let (stdin, stdout) = (child.stdin.take(), child.stdout.take());
         let stdout = stdout.ok_or_else(|| failed(&"it has no stdout"))?;
         Ok(Self {
@@ -226,9 +223,7 @@ impl Piped {
 
     /// The child has failed: what it held is tried again.
     async fn give_back(mut self, typed: &Everywhere) {
-        if self.child.start_kill().is_err() {
-            // It has ended already.
-        }
+        self.child.end();
         let reason = format!("{}: it ended", self.command);
         let held = std::mem::take(&mut self.held);
         let settling: Vec<_> =

@@ -151,7 +151,8 @@ impl File {
                     self.forgotten();
                 }
                 Code::OUT_OF_ORDER => {
-                    assert!(self.wrong && *expected >= self.acked && *expected <= self.sent);
+                    let between = *expected >= self.acked && *expected <= self.sent;
+                    assert!(self.wrong && between, "{heard:?} in {} to {}", self.acked, self.sent);
                     (self.wrong, self.phase) = (false, Phase::Closed);
                 }
                 Code::DISK_FULL | Code::UNKNOWN_OUTCOME | Code::BUSY => self.phase = Phase::Closed,

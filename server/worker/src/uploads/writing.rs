@@ -168,7 +168,14 @@ impl Writing {
         }
         match &mut self.state {
             State::Open | State::Sealing(_) => self.fail(code, gate),
-            State::Failed { chunks, .. } => *chunks = (*chunks).min(from),
+            State::Failed { code: failed, expected, chunks, .. } => {
+                *chunks = (*chunks).min(from);
+                *expected = self.next;
+                // What came behind the lost ones was in order when it was sent.
+                if *failed == Code::OUT_OF_ORDER {
+                    *failed = code;
+                }
+            }
             State::Sealed { .. } | State::Aborting { .. } => {}
         }
     }

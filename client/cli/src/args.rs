@@ -148,6 +148,9 @@ pub(crate) enum Command {
     /// See who serves what
     #[command(subcommand)]
     Service(ServiceCommand),
+    /// See which events are kept for how long
+    #[command(subcommand, after_help = "Example:\n  spile retention show --json")]
+    Retention(Retention),
     /// Tell the server's health, rates and what it holds
     Status,
     /// Check the way to the server, step by step, with a remedy where it is bad
@@ -276,14 +279,21 @@ Examples:
 pub(crate) struct Stream {
     /// Whose events
     pub(crate) key: String,
-    /// The first version wanted
-    #[arg(long, value_name = "VERSION", default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..))]
-    pub(crate) from: u64,
+    /// The first version wanted; without it the first that is kept
+    #[arg(long, value_name = "VERSION", value_parser = clap::value_parser!(u64).range(1..))]
+    pub(crate) from: Option<u64>,
     #[command(flatten)]
     pub(crate) until: Until,
     /// Go on with what is stored later
     #[arg(long)]
     pub(crate) follow: bool,
+}
+
+/// `spile retention`.
+#[derive(Clone, Copy, Debug, Subcommand)]
+pub(crate) enum Retention {
+    /// Tell the rules, and what each worker keeps
+    Show,
 }
 
 /// `spile device`.

@@ -18,6 +18,7 @@ pub(crate) mod follow;
 pub(crate) mod group;
 pub(crate) mod inbox;
 pub(crate) mod publish;
+pub(crate) mod retention;
 pub(crate) mod serve;
 pub(crate) mod service;
 pub(crate) mod state;

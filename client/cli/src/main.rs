@@ -135,6 +135,7 @@ async fn perform(
         Command::Call(args) => command::call::run(&args, typed, output).await,
         Command::Serve(args) => command::serve::run(&args, typed, output).await,
         Command::Service(service) => command::service::run(&service, typed, output).await,
+        Command::Retention(args) => command::retention::run(&args, typed, output).await,
         Command::Status => command::status::run(typed, output).await,
         Command::Doctor => command::doctor::run(typed, output).await,
         Command::Device(device) => command::device::run(&device, typed, output).await,

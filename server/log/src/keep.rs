@@ -51,6 +51,23 @@ pub struct Retained {
     pub over_limit: bool,
 }
 
+/// What became of one sealed segment.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Thinned {
+    /// It is gone; so many bytes are free.
+    Removed(u64),
+    /// It was rewritten with what is wanted of it; so many bytes are free.
+    Rewritten(u64),
+    /// It stays as it is: so many of its bytes are wanted, or wait for what is before.
+    Kept(u64),
+    /// It is damaged.
+    Damaged,
+    /// There is no such segment now, or not both snapshots are past it.
+    Waits,
+    /// The owner was not sure any more.
+    Unsure,
+}
+
 /// A sealed segment.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SegmentInfo {
@@ -58,6 +75,8 @@ pub struct SegmentInfo {
     pub range: Range<Position>,
     /// Bytes of its file.
     pub bytes: u64,
+    /// The time of its first record.
+    pub first_ms: u64,
     /// The time of its last record.
     pub last_ms: u64,
 }
@@ -65,7 +84,8 @@ pub struct SegmentInfo {
 impl Segment {
     pub(crate) fn info(&self) -> SegmentInfo {
         let range = self.base.into()..self.end.into();
-        SegmentInfo { range, bytes: self.file_bytes, last_ms: self.last_time }
+        let (first_ms, last_ms) = (self.first_time, self.last_time);
+        SegmentInfo { range, bytes: self.file_bytes, first_ms, last_ms }
     }
 }
 
@@ -137,9 +157,49 @@ impl Shared {
         if !little || survey.data_bytes == 0 {
             return Ok(0);
         }
-        let freed = self.rewrite_segment(segment, wanted)?;
+        let freed = self.rewrite_segment(segment, wanted, &mut || true)?.unwrap_or(0);
         done.rewritten.push(range);
         Ok(freed)
+    }
+
+    /// Removes or rewrites the sealed segment that holds `position`, where both snapshots are past it (log §12.2).
+    pub(crate) fn thin(
+        self: &Arc<Self>,
+        position: Position,
+        rewrite_percent: u64,
+        wanted: &mut dyn FnMut(&Record) -> bool,
+        sure: &mut dyn FnMut() -> bool,
+    ) -> Result<Thinned, KeepError> {
+        let _one_at_a_time = lock(&self.keeping);
+        self.tend_sealing();
+        let limit = self.snapshot_floor()?;
+        let (segment, first) = {
+            let index = lock(&self.index);
+            let first = index.sealed.first().map(|first| first.id);
+            (index.sealed_at(position.get()), first)
+        };
+        let ready = |segment: &Arc<Segment>| {
+            let waits = segment.lost || matches!(segment.lookup, Lookup::Memory { .. });
+            segment.end <= limit && !waits
+        };
+        let Some(segment) = segment.filter(ready) else { return Ok(Thinned::Waits) };
+        let Survey { wanted_bytes, data_bytes, damaged } = self.survey(&segment, wanted)?;
+        if damaged {
+            return Ok(Thinned::Damaged);
+        }
+        if wanted_bytes == 0 && first == Some(segment.id) {
+            if !sure() {
+                return Ok(Thinned::Unsure);
+            }
+            self.remove(&segment)?;
+            return Ok(Thinned::Removed(segment.file_bytes));
+        }
+        let part = wanted_bytes.saturating_mul(100);
+        if data_bytes == 0 || part > data_bytes.saturating_mul(rewrite_percent) {
+            return Ok(Thinned::Kept(wanted_bytes));
+        }
+        let freed = self.rewrite_segment(&segment, wanted, sure)?;
+        Ok(freed.map_or(Thinned::Unsure, Thinned::Rewritten))
     }
 
     /// Reads a segment through once.
@@ -192,18 +252,20 @@ impl Shared {
         let segment = lock(&self.index).sealed_at(position.get());
         match segment {
             Some(segment) if !segment.lost && !matches!(segment.lookup, Lookup::Memory { .. }) => {
-                self.rewrite_segment(&segment, wanted).map(Some)
+                self.rewrite_segment(&segment, wanted, &mut || true)
             }
             Some(_) | None => Ok(None),
         }
     }
 
-    /// log §12: the same segment with its wanted records alone: complete and synced beside the old one, then in its place.
+    /// log §12: the same segment with its wanted records alone: complete and synced beside the old one, then in its place, if
+    /// its owner is still sure: how many bytes that freed.
     fn rewrite_segment(
         &self,
         segment: &Arc<Segment>,
         wanted: &mut dyn FnMut(&Record) -> bool,
-    ) -> Result<u64, KeepError> {
+        sure: &mut dyn FnMut() -> bool,
+    ) -> Result<Option<u64>, KeepError> {
         let name = segment.name();
         let damaged = || KeepError::Damaged { name: name.clone(), at: segment.base.into() };
         let Lookup::Footer(old) = &segment.lookup else { return Err(damaged()) };
@@ -220,12 +282,16 @@ impl Shared {
                 KeepError::Poisoned { name: error.name }
             }
         })?;
+        if !sure() {
+            discard(&*self.disk, &tmp).map_err(DiskError::from)?;
+            return Ok(None);
+        }
         self.disk.rename(&tmp, &name).at("rename", &tmp)?;
         self.sync_folder(&name)?;
         let new = Segment::footed(&build, trailer, &build.file);
         let freed = segment.file_bytes.saturating_sub(new.file_bytes);
         lock(&self.index).replace(Arc::new(new));
-        Ok(freed)
+        Ok(Some(freed))
     }
 
     fn is_whole(&self, segment: &Arc<Segment>) -> Result<bool, KeepError> {

@@ -47,7 +47,7 @@ pub use disk::{Disk, DiskFile, RealDisk, SimDisk};
 pub use error::{AppendError, DiskError, KeepError, OpenError, ReadError};
 pub use format::record::{Record, RecordRef};
 pub use health::{Damage, DamageKind, DiskSpace, Health};
-pub use keep::{Retain, Retained, SegmentInfo};
+pub use keep::{Retain, Retained, SegmentInfo, Thinned};
 pub use log::Log;
 pub use offline::{DumpLine, Report, SegmentReport, dump, rebuild, verify};
 pub use options::Options;

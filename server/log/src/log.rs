@@ -9,7 +9,7 @@ use tokio::sync::watch;
 use crate::disk::Disk;
 use crate::error::{AppendError, At, KeepError, OpenError, ReadError};
 use crate::health::Health;
-use crate::keep::{Retain, Retained, SegmentInfo};
+use crate::keep::{Retain, Retained, SegmentInfo, Thinned};
 use crate::planted::Slips;
 use crate::queue::{Append, Queue};
 use crate::reader::Reader;
@@ -190,6 +190,19 @@ impl Log {
         wanted: &mut dyn FnMut(&Record) -> bool,
     ) -> Result<Retained, KeepError> {
         self.shared.retain(rule, wanted)
+    }
+
+    /// Removes the sealed segment that holds `position`, where it is the first and nothing in it is wanted; or rewrites it with
+    /// what is, where that takes at most this part of its bytes; in both cases only where both snapshots are past it. Right before
+    /// its file changes the owner is asked whether it is `sure`.
+    pub fn thin(
+        &self,
+        position: Position,
+        rewrite_percent: u64,
+        wanted: &mut dyn FnMut(&Record) -> bool,
+        sure: &mut dyn FnMut() -> bool,
+    ) -> Result<Thinned, KeepError> {
+        self.shared.thin(position, rewrite_percent, wanted, sure)
     }
 
     /// Rewrites the sealed segment that holds `position` with its wanted records alone, at their positions. Says how many bytes

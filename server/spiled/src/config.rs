@@ -7,6 +7,7 @@ mod check;
 mod keys;
 mod mistake;
 mod reader;
+mod retention;
 mod show;
 mod slots;
 mod state;
@@ -20,6 +21,7 @@ use std::time::Duration;
 pub use keys::RoleName;
 pub use mistake::{Mistake, Mistakes, Source};
 pub use reader::Overrides;
+pub use retention::{Retention, RetentionRule};
 pub use slots::{SLOTS, SlotError, SlotSet};
 pub use units::{parse_duration, parse_size, show_duration, show_size};
 
@@ -41,6 +43,8 @@ pub struct Config {
     pub keep: Vec<String>,
     /// How long an edge may tell a value again that a worker told it; zero: not at all.
     pub cache_max_age: Duration,
+    /// Which events a worker keeps for how long.
+    pub retention: Retention,
     /// How log lines are written.
     pub log: LogChoice,
     /// What the process is, with what only that role has.

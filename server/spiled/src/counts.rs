@@ -19,6 +19,10 @@ fn gauge(n: usize) -> i64 {
     i64::try_from(n).unwrap_or(i64::MAX)
 }
 
+fn narrow(n: u64) -> usize {
+    usize::try_from(n).unwrap_or(usize::MAX)
+}
+
 impl Collector for Counts {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
         let Some(worker) = self.0.upgrade() else { return Ok(()) };
@@ -39,7 +43,15 @@ impl Collector for Counts {
             (
                 "spile_worker_in_flight",
                 "Events of groups handed out and not settled",
-                usize::try_from(status.in_flight).unwrap_or(usize::MAX),
+                narrow(status.in_flight),
+            ),
+            ("spile_worker_segments", "Segments of the log", status.segments),
+            ("spile_worker_log_bytes", "Bytes of the log", narrow(status.log_bytes)),
+            ("spile_worker_start", "The first position that is kept", narrow(status.start)),
+            (
+                "spile_worker_snapshot",
+                "Up to where the newest snapshot of the views holds",
+                narrow(status.snapshot),
             ),
             ("spile_worker_open_uploads", "Uploads under way", status.files.open_uploads),
             ("spile_worker_blobs", "Sealed uploads", status.files.blobs),
@@ -70,6 +82,18 @@ impl Collector for Counts {
                 status.calls.timed_out,
             ),
             ("spile_worker_calls_refused", "Calls handed to nobody", status.calls.refused),
+            ("spile_worker_snapshots", "Snapshots of the views made", status.snapshots),
+            (
+                "spile_worker_segments_removed",
+                "Segments that retention removed",
+                status.segments_removed,
+            ),
+            (
+                "spile_worker_segments_rewritten",
+                "Segments that retention rewrote with what is wanted",
+                status.segments_rewritten,
+            ),
+            ("spile_worker_freed_bytes", "Bytes that retention gave back", status.freed_bytes),
             ("spile_worker_settled", "Events of groups that were done", status.settled),
             ("spile_worker_redelivered", "Events of groups handed out again", status.redelivered),
             ("spile_worker_died", "Events of groups that died", status.died),

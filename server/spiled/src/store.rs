@@ -13,7 +13,7 @@ use tokio::sync::watch;
 use tokio::task::spawn_blocking;
 use tokio_util::sync::CancellationToken;
 
-use crate::config::Durability;
+use crate::config::{Durability, RetentionRule};
 use crate::counts::Counts;
 use crate::durable;
 use crate::health::{Colour, Health};
@@ -58,6 +58,8 @@ impl Store {
     ) -> anyhow::Result<Self> {
         let data = room.data.path().to_owned();
         let (name, keep) = (room.config.name.clone(), room.config.keep.clone());
+        let retention = &room.config.retention;
+        let every = retention.every.as_millis();
         let idle = durability.upload_idle.as_millis();
         let config = spile_worker::Config {
             name,
@@ -65,6 +67,8 @@ impl Store {
             keep,
             upload_bytes: durability.upload_bytes,
             upload_idle_ms: u64::try_from(idle).unwrap_or(u64::MAX),
+            retention: retention.rules.iter().map(RetentionRule::for_worker).collect(),
+            retention_every_ms: u64::try_from(every).unwrap_or(u64::MAX),
             ..spile_worker::Config::default()
         };
         let opened = spawn_blocking(move || open(&data, config, durability)).await;

@@ -69,6 +69,14 @@ largest = "10GiB"
 forget_after = "12h"
 [state]
 keep = ["state/#", "settings/+"]
+[retention]
+every = "30s"
+[[retention.rules]]
+filter = "debug/#"
+max_age = "2d"
+max_bytes = "10GiB"
+[[retention.rules]]
+filter = "telemetry/#"
 "#;
 
 #[test]
@@ -112,6 +120,23 @@ fn how_old_an_answer_of_the_cache_may_be_is_bounded() {
 }
 
 #[test]
+fn rules_of_retention_that_say_nothing_sound_are_mistakes() {
+    let folder = Folder::new();
+    for (said, wrong, key) in [
+        ("debug/#", "$audit/#", "retention.rules.filter"),
+        ("debug/#", "a//b", "retention.rules.filter"),
+        ("2d", "soon", "retention.rules.max_age"),
+        ("10GiB\"\n[[", "much\"\n[[", "retention.rules.max_bytes"),
+        ("30s", "10ms", "retention.every"),
+        ("max_age", "max_years", "max_years"),
+    ] {
+        let mistakes = folder.load(&WORKER.replace(said, wrong), None).unwrap_err();
+        assert!(mistakes.contains(key), "{wrong}: {mistakes}");
+    }
+    assert!(Config::load(None, &Overrides::default(), None).unwrap().retention.rules.is_empty());
+}
+
+#[test]
 fn an_edge_and_a_worker_are_read() {
     let folder = Folder::new();
     let edge = folder.load(EDGE, Some(RoleName::Edge)).unwrap();
@@ -123,6 +148,11 @@ fn an_edge_and_a_worker_are_read() {
     let worker = folder.load(WORKER, None).unwrap();
     assert_eq!(worker.data, folder.0.path().join("store"));
     assert_eq!(worker.keep, ["state/#", "settings/+"]);
+    assert_eq!(worker.retention.every, Duration::from_secs(30));
+    let [debug, telemetry] = &worker.retention.rules[..] else { panic!("no two rules") };
+    assert_eq!((debug.filter.as_str(), debug.max_bytes), ("debug/#", Some(10 << 30)));
+    assert_eq!(debug.max_age, Some(Duration::from_secs(2 * 86_400)));
+    assert_eq!((telemetry.max_age, telemetry.max_bytes), (None, None));
     let Role::Worker { listen, edges, durability, .. } = worker.role else { panic!("no worker") };
     assert_eq!(listen.port(), 7451);
     assert_eq!(edges[0].tenants, ["main", "north"]);

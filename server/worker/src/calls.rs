@@ -170,6 +170,7 @@ impl Intake<'_> {
         let request = call.request;
         let answer = match (call.service, call.method) {
             ("$status", "get") => Some(self.status()),
+            ("$retention", "show") => Some(self.show_retention()),
             ("$service", "ls") => Some(self.list_services(payload)),
             ("$trace", "get") => self.trace(now, call, payload).err().map(Err),
             ("$device", method) => self.device(now, request, method, payload).transpose(),

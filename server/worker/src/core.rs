@@ -312,9 +312,10 @@ impl Core {
         payload: Bytes,
     ) -> u64 {
         let position = self.next;
-        let time_ms = self.pass_time(time_ms);
         self.heads.extend_from_slice(prefix);
+        // record §4.1: the time as the edge said it, though the log's own never goes back.
         record::put_beside(&mut self.heads, time_ms);
+        let time_ms = self.pass_time(time_ms);
         let head = self.heads.split().freeze();
         let payload_crc = spile_protocol::crc::of(&payload);
         self.push(Append {

@@ -24,6 +24,7 @@ pub(crate) mod polling;
 pub(crate) mod record;
 mod rows;
 pub(crate) mod shared;
+pub(crate) mod unsettled;
 pub(crate) mod view;
 
 pub use self::change::heard;

@@ -56,6 +56,7 @@ pub use self::{
     intake::Intake,
     log::{ChunkLog, EventLog},
     rebuild::ApplyError,
+    retention::{RetentionCounts, Rule},
     session::{Polled, Session, attach_of},
     snapshot::SnapshotError,
     status::{Counters, Status},

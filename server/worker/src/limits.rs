@@ -201,6 +201,16 @@ pub const SETTLE_WITHIN_MS: u64 = 24 * 3600 * 1000;
 pub const SNAPSHOT_S: u64 = 600;
 /// The first look for one, behind a start: who starts has other things to do.
 pub const SNAPSHOT_START_S: u64 = 60;
+/// A segment is rewritten where what is wanted of it takes at most this part of it.
+pub const RETAIN_PERCENT: u64 = 50;
+/// A segment that was looked at and not given up is looked at again after so long: what rested on it may not any more …
+pub const RETAIN_AGAIN_MS: u64 = 3600 * 1000;
+/// … or after so long, where the disk is full.
+pub const RETAIN_FULL_AGAIN_MS: u64 = 10_000;
+/// Rules of retention. At the cap: the configuration is refused.
+pub const RETENTION_RULES: usize = 64;
+/// How often it is looked what may go, unless told otherwise.
+pub const RETENTION_EVERY_MS: u64 = 60_000;
 /// Rows that the records between two snapshots may change: a snapshot that would have to hold more at once is made of fewer
 /// records, and the next begins where it ends.
 pub const SNAPSHOT_ROWS: usize = 1 << 18;

@@ -4,8 +4,9 @@ use std::{collections::VecDeque, ops::Range};
 
 use bytes::Bytes;
 use spile_log::{
-    Append, AppendError, Block, Durable, Health, KeepError, Log, Position, ReadError, Reader,
-    Record, Retain, SegmentInfo, Snapshot, SnapshotWriter, StreamItem, StreamReader,
+    Append, AppendError, Block, Durable, GapKind, Health, KeepError, Log, Position, ReadError,
+    Reader, Record, Retain, SegmentInfo, Snapshot, SnapshotWriter, StreamItem, StreamReader,
+    Thinned,
 };
 use tokio::sync::watch;
 
@@ -34,6 +35,14 @@ pub trait EventLog: Send + Sync {
     fn start(&self) -> u64;
     /// What it knows to be wrong with itself, and its counters.
     fn health(&self) -> Health;
+    /// Removes or rewrites the segment that holds `position`: see [`Log::thin`].
+    fn thin(
+        &self,
+        position: u64,
+        rewrite_percent: u64,
+        wanted: &mut dyn FnMut(&Record) -> bool,
+        sure: &mut dyn FnMut() -> bool,
+    ) -> Result<Thinned, KeepError>;
     /// The segments that are not written any more, oldest first.
     fn sealed(&self) -> Vec<SegmentInfo>;
     /// Up to where the snapshots there are hold, whole or not: newest first.
@@ -128,6 +137,16 @@ impl EventLog for Log {
         Self::health(self)
     }
 
+    fn thin(
+        &self,
+        position: u64,
+        rewrite_percent: u64,
+        wanted: &mut dyn FnMut(&Record) -> bool,
+        sure: &mut dyn FnMut() -> bool,
+    ) -> Result<Thinned, KeepError> {
+        Self::thin(self, Position::new(position), rewrite_percent, wanted, sure)
+    }
+
     fn sealed(&self) -> Vec<SegmentInfo> {
         Self::sealed(self)
     }
@@ -214,7 +233,7 @@ impl Read for Reader {
 
 /// Reads go round a hole; that it is there is said once a reader, and by health.
 fn tell_gap(block: &Block) {
-    if let Some(gap) = block.gap() {
+    if let Some(gap) = block.gap().filter(|gap| gap.kind == GapKind::Damaged) {
         tracing::warn!(range = ?gap.range, kind = ?gap.kind, "a read goes round positions that are not there");
     }
 }
@@ -224,6 +243,7 @@ impl Read for StreamReader {
         match Self::next(self, max_bytes)? {
             None => return Ok(false),
             Some(StreamItem::Records(records)) => out.extend(records),
+            Some(StreamItem::Gap(gap)) if gap.kind != GapKind::Damaged => {}
             Some(StreamItem::Gap(gap)) => {
                 tracing::warn!(range = ?gap.range, kind = ?gap.kind, "a stream goes round versions that are not there");
             }

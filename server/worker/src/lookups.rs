@@ -371,8 +371,15 @@ impl Telling {
         sink: &mut Sink<'_>,
     ) -> Turn {
         for _ in 0..TURN_VALUES {
-            let Some((name, value)) = self.values.front() else { return Turn::Done };
-            let record = read(worker, name, *value);
+            let Some((name, value)) = self.values.front_mut() else { return Turn::Done };
+            let mut record = read(worker, name, *value);
+            // A newer one took its place meanwhile, and retention its record.
+            if record.is_err()
+                && let Some(newer) = newer(worker, name, *value)
+            {
+                *value = newer;
+                record = read(worker, name, newer);
+            }
             let bytes = record.as_ref().map_or(0, |record| record.payload.len());
             if *said > 0 && bytes > room.saturating_sub(*said) {
                 return Turn::NoRoom;
@@ -451,6 +458,14 @@ fn read(worker: &Worker, name: &str, value: Value) -> Result<Record, Code> {
             && names.is_some_and(|names| named(names.tenant, names.key, names.topic) == name)
     };
     Some(record).filter(holds).ok_or(Code::CORRUPT)
+}
+
+/// The value of that name, where it is another by now.
+fn newer(worker: &Worker, name: &str, than: Value) -> Option<Value> {
+    let mut core = worker.core();
+    core.look();
+    let now_ms = core.tables.time_ms;
+    core.values.get(name, now_ms).filter(|value| *value != than)
 }
 
 /// Goes on with all look-ups of a session: whether there is more for which there was no room.

@@ -1,5 +1,7 @@
 //! What a session asks for beside publishing: subscriptions and their credit, look-ups, calls. Part of an intake.
 
+use std::borrow::Cow;
+
 use bytes::Bytes;
 use spile_protocol::{
     code::Code,
@@ -24,11 +26,11 @@ use crate::{
 /// Why something that was asked for is not done.
 struct Refused {
     code: Code,
-    detail: &'static str,
+    detail: Cow<'static, str>,
 }
 
-const fn refused(code: Code, detail: &'static str) -> Refused {
-    Refused { code, detail }
+fn refused(code: Code, detail: impl Into<Cow<'static, str>>) -> Refused {
+    Refused { code, detail: detail.into() }
 }
 
 /// Where a subscription begins.
@@ -104,14 +106,14 @@ impl Intake<'_> {
         if let Asked::Group { name, max_events, max_bytes } = subscribe.source {
             let limits = (max_events, max_bytes);
             if let Err(Refused { code, detail }) = self.join_group(subscribe, name, limits) {
-                self.desk.said(gate, Said::fault(code, Scope::Subscription(id), detail));
+                self.desk.said(gate, Said::fault(code, Scope::Subscription(id), &detail));
             }
             return;
         }
         match self.wanted(subscribe) {
             Ok(wanted) => self.desk.subscriptions.push(Subscription::new(wanted)),
             Err(Refused { code, detail }) => {
-                self.desk.said(gate, Said::fault(code, Scope::Subscription(id), detail));
+                self.desk.said(gate, Said::fault(code, Scope::Subscription(id), &detail));
             }
         }
     }
@@ -156,11 +158,12 @@ impl Intake<'_> {
         self.free_number(id)?;
         let window = kept(subscribe.events, subscribe.bytes);
         let until = (!subscribe.live).then(|| self.core.look().end.get());
-        let (mut version, mut inbox) = (0, None);
+        let (mut version, mut inbox, mut whole) = (0, None, false);
         let (source, filter, position) = match subscribe.source {
             Asked::Filter { filter, key, from } => self.by_filter(filter, key, from)?,
             Asked::Stream { key, from } => {
-                version = from.0;
+                // spec §8.1.3: from version 0 on is what is kept.
+                (version, whole) = (from.0, from.0 > 0);
                 (self.by_stream(key, from.0)?, None, 0)
             }
             Asked::Group { .. } => return Err(refused(Code::NOT_FOUND, "there is no such group")),
@@ -171,7 +174,7 @@ impl Intake<'_> {
                 (self.by_stream(&own, from)?, Some(FILTER.to_owned()), 0)
             }
         };
-        Ok(Wanted { id, source, filter, position, version, until, window, inbox })
+        Ok(Wanted { id, source, filter, position, version, whole, until, window, inbox })
     }
 
     fn by_filter(
@@ -211,7 +214,8 @@ impl Intake<'_> {
             }
         };
         if at < start && at != 0 && matches!(from, From::Positions(_)) {
-            return Err(refused(Code::GONE, "the position is not kept any more"));
+            let first = format!("the first position kept is {}:{start}", self.worker.name());
+            return Err(refused(Code::GONE, first));
         }
         Ok(Begin { read: at.clamp(start, end.max(start)), wanted: at })
     }

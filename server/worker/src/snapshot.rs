@@ -203,7 +203,7 @@ impl<'k> Topics<'k> {
 }
 
 /// Gives the records of a range to `each`, until it says false.
-fn each_record(
+pub(crate) fn each_record(
     log: &dyn EventLog,
     (from, to): (u64, u64),
     stop: &dyn Fn() -> bool,

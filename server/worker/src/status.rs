@@ -180,6 +180,16 @@ pub struct Status {
     pub waiting_bytes: usize,
     /// Checkpoints of the views written since the start.
     pub checkpoints: u64,
+    /// Snapshots of the views made since the start.
+    pub snapshots: u64,
+    /// Up to where the newest holds; 0 for none.
+    pub snapshot: u64,
+    /// Segments that retention removed since the start.
+    pub segments_removed: u64,
+    /// Those it rewrote with what is wanted of them.
+    pub segments_rewritten: u64,
+    /// Bytes that gave back.
+    pub freed_bytes: u64,
     /// Uploads sealed since the start.
     pub sealed: u64,
     /// Bytes of chunks taken since the start.

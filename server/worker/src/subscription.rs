@@ -43,8 +43,8 @@ pub(crate) enum Source {
 pub(crate) enum Following {
     /// There may be more: look.
     Look,
-    /// Up to a record that is durable.
-    Reading(Box<dyn Read>),
+    /// Up to a record that is durable, and the version it ends with.
+    Reading(Box<dyn Read>, u64),
     /// The next is on its way to the disk; it is there when the log is durable up to here.
     Coming(u64),
     /// The bell rings when there is a next one.
@@ -61,6 +61,8 @@ pub(crate) struct Wanted {
     pub(crate) position: u64,
     /// Only events from this version on.
     pub(crate) version: u64,
+    /// It must be there, where it was stored.
+    pub(crate) whole: bool,
     /// It ends at this position; `None`: never.
     pub(crate) until: Option<u64>,
     pub(crate) window: Window,
@@ -190,7 +192,7 @@ impl Subscription {
             || match &self.wanted.source {
                 Source::Log { at_end, .. } => end > *at_end,
                 Source::Stream { state, .. } => match state {
-                    Following::Look | Following::Reading(_) => true,
+                    Following::Look | Following::Reading(..) => true,
                     Following::Coming(gate) => end >= *gate,
                     Following::Sleeping => false,
                 },
@@ -367,7 +369,7 @@ impl Subscription {
                 };
                 if seen.durable_version >= *from {
                     let reader = worker.log.read_stream(seen.id, seen.position, *from);
-                    *state = Following::Reading(reader);
+                    *state = Following::Reading(reader, seen.durable_version);
                     return true;
                 }
                 if self.wanted.until.is_some() {
@@ -381,24 +383,44 @@ impl Subscription {
                 };
                 false
             }
-            Following::Reading(reader) => match reader.next(READ_BYTES, self.records.made()) {
-                Ok(true) => {
-                    if let Some(last) = self.records.made().back() {
-                        *from = last.version.saturating_add(u64::from(last.positions));
+            Following::Reading(reader, upto) => {
+                match reader.next(READ_BYTES, self.records.made()) {
+                    // A gap was told: what is behind it comes.
+                    Ok(true) if self.records.made().is_empty() => true,
+                    Ok(more) => {
+                        let first = if more { self.records.made().front() } else { None };
+                        let first = first.map_or(u64::MAX, |first| first.version);
+                        let missing = (*from).min(*upto) < first && *from <= *upto;
+                        if let Some(last) = self.records.made().back().filter(|_| more) {
+                            *from = last.version.saturating_add(u64::from(last.positions));
+                        } else if !more {
+                            // What was not read up to there is not kept.
+                            *from = upto.saturating_add(1).max(*from);
+                            *state = Following::Look;
+                        }
+                        // spec §8.1.3
+                        if std::mem::take(&mut self.wanted.whole) && missing {
+                            self.gone(first);
+                        }
+                        true
                     }
-                    true
+                    Err(error) => {
+                        tracing::error!(%error, "a subscription can't read its stream");
+                        self.fail(Code::CORRUPT, "the stream can't be read");
+                        false
+                    }
                 }
-                Ok(false) => {
-                    *state = Following::Look;
-                    true
-                }
-                Err(error) => {
-                    tracing::error!(%error, "a subscription can't read its stream");
-                    self.fail(Code::CORRUPT, "the stream can't be read");
-                    false
-                }
-            },
+            }
         }
+    }
+
+    /// Where it was to begin is not kept: the first version that is.
+    fn gone(&mut self, first: u64) {
+        let detail = match first {
+            u64::MAX => "no version stored so far is kept".to_owned(),
+            first => format!("the first version kept is {first}"),
+        };
+        self.fail(Code::GONE, &detail);
     }
 
     /// Delivers the front record, or a part of it, or passes it over.

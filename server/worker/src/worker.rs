@@ -25,13 +25,13 @@ use crate::{
     core::Core,
     keeper::{Keeper, Kept},
     limits::{
-        AHEAD_BYTES, GROUP_KEYS, SNAPSHOT_ROWS, UPLOAD_BYTES, UPLOAD_IDLE_MS, VALUES,
-        WAITING_CHUNK_BYTES,
+        AHEAD_BYTES, GROUP_KEYS, RETENTION_EVERY_MS, SNAPSHOT_ROWS, UPLOAD_BYTES, UPLOAD_IDLE_MS,
+        VALUES, WAITING_CHUNK_BYTES,
     },
     log::{ChunkLog, EventLog},
     rebuild::{ApplyError, Rebuilt},
     registry::{self, Device, Follower},
-    retention::Retainer,
+    retention::{Retainer, Retention, RetentionCounts, Rule},
     services::Services,
     session::Session,
     snapshot::{self, SnapshotError},
@@ -67,6 +67,10 @@ pub struct Config {
     pub group_keys: usize,
     /// Rows that a snapshot may change of the one before.
     pub snapshot_rows: usize,
+    /// Which events are kept for how long; none: all of them, for ever.
+    pub retention: Vec<Rule>,
+    /// How often it is looked what may go.
+    pub retention_every_ms: u64,
 }
 
 impl Default for Config {
@@ -82,6 +86,8 @@ impl Default for Config {
             clock: TimeOfDay::Wall,
             group_keys: GROUP_KEYS,
             snapshot_rows: SNAPSHOT_ROWS,
+            retention: Vec::new(),
+            retention_every_ms: RETENTION_EVERY_MS,
         }
     }
 }
@@ -117,7 +123,8 @@ pub struct Logs {
     pub events: Arc<dyn EventLog>,
     /// Of chunks of uploads; without one no uploads are taken.
     pub chunks: Option<Arc<dyn ChunkLog>>,
-    /// No thread tends uploads and retention: the owner calls [`Worker::tend_uploads`] and [`Worker::snapshot`].
+    /// No thread tends uploads and retention: the owner calls [`Worker::tend_uploads`], [`Worker::snapshot`] and
+    /// [`Worker::retain`].
     pub inline: bool,
 }
 
@@ -169,6 +176,7 @@ pub struct Worker {
     /// Uploads to be hashed from the log.
     pub(crate) jobs: Arc<Jobs>,
     _tender: Option<Tender>,
+    pub(crate) retention: Arc<Retention>,
     _retainer: Option<Retainer>,
     _keeper: Keeper,
 }
@@ -242,7 +250,8 @@ impl Worker {
         let tender =
             tended.then(|| Tender::start(kept.clone(), jobs.clone(), config.upload_idle_ms));
         let tender = tender.transpose().map_err(OpenError::Thread)?;
-        let retainer = (!inline).then(|| Retainer::start(log.clone(), config.clone()));
+        let retention = Retention::new(kept.clone(), log.clone(), config.clone());
+        let retainer = (!inline).then(|| Retainer::start(retention.clone()));
         let retainer = retainer.transpose().map_err(OpenError::Thread)?;
         let (counters, sessions) = (Counters::default(), AtomicU64::new(0));
         Ok(Arc::new(Self {
@@ -259,6 +268,7 @@ impl Worker {
             durable,
             jobs,
             _tender: tender,
+            retention,
             _retainer: retainer,
             _keeper: keeper,
         }))
@@ -273,7 +283,19 @@ impl Worker {
     /// Makes the next snapshot of all views out of the last one and the log, and says up to where it holds; `None` where
     /// nothing is new. The same is done now and then while the worker runs. It takes a while: not for a runtime's thread.
     pub fn snapshot(&self) -> Result<Option<u64>, SnapshotError> {
-        snapshot::next(&*self.log, &self.config, &|| false)
+        self.retention.snapshot(&|| false)
+    }
+
+    /// Removes what no rule keeps and nothing rests on, where both snapshots are past it. The same is done now and then while
+    /// the worker runs. It takes a while: not for a runtime's thread.
+    pub fn retain(&self) {
+        self.retention.remove(&|| false);
+    }
+
+    /// What retention did since the start.
+    #[must_use]
+    pub fn retained(&self) -> &RetentionCounts {
+        &self.retention.counts
     }
 
     /// All views as text, as far as they are durable: the same views give the same text.
@@ -448,6 +470,11 @@ impl Worker {
             log_bytes: health.segment_bytes,
             waiting_bytes: health.waiting_bytes,
             checkpoints: self.kept.checkpoints(),
+            snapshots: self.retention.counts.snapshots.get(),
+            snapshot: self.retention.newest(),
+            segments_removed: self.retention.counts.removed.get(),
+            segments_rewritten: self.retention.counts.rewritten.get(),
+            freed_bytes: self.retention.counts.freed.get(),
             sealed: self.counters.sealed.get(),
             chunk_bytes: self.counters.chunk_bytes.get(),
             read_bytes: self.counters.read_bytes.get(),

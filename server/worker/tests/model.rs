@@ -384,6 +384,7 @@ impl World {
         let log: Arc<dyn EventLog> = Arc::new(self.log.clone());
         let anew = Worker::open(config(), snapped::alone(&self.log), None).unwrap();
         assert_eq!(anew.dump(), before, "from the log alone");
+        snapped::all(&self.worker);
         let anew = Worker::open(config(), log.clone(), None).unwrap();
         assert_eq!(anew.dump(), before, "from the newest snapshot");
         let from_checkpoint =

@@ -462,6 +462,7 @@ impl World {
         };
         let anew = Worker::open(config(), alone, None).unwrap();
         assert_eq!(anew.dump(), dump, "from the logs alone");
+        snapped::all(&self.worker);
         let anew = Worker::open(config(), both(&self.logs), None).unwrap();
         assert_eq!(anew.dump(), dump, "from the newest snapshot");
         let shelf = Box::new(self.shelf.clone());

@@ -72,7 +72,7 @@ pub(crate) async fn stream(
     output: &mut Output,
 ) -> Result<(), Failure> {
     let live = args.follow || args.until.count.is_some() || args.until.wait.is_some();
-    let interest = Interest::stream(args.key.as_str(), Version(args.from)).live(live);
+    let interest = Interest::stream(args.key.as_str(), Version(args.from.unwrap_or(0))).live(live);
     follow(&format!("stream {}", args.key), interest, args.until, typed, output).await
 }
 

@@ -52,6 +52,7 @@ pub(super) fn aim(
         ("$dlq", "ls") => letters(object(payload)?, workers),
         ("$dlq", "show") => named(&object(payload)?, "position", workers),
         ("$dlq", "replay" | "drop") => positions(object(payload)?, workers),
+        ("$retention", "show") => every(Fold::Whole(&fold::RETENTION)),
         ("$service", "ls") => every(Fold::page(&fold::SERVICES, &object(payload)?)),
         ("$upload", "cancel") => every(Fold::Any),
         ("$blob", _) => {
@@ -224,6 +225,7 @@ mod tests {
             ("$group", "seek", r#"{"name":"g"}"#, "1"),
             ("$group", "seek", r#"{"name":"g","dry_run":true}"#, "0 1"),
             ("$service", "ls", "", "0 1"),
+            ("$retention", "show", "", "0 1"),
             ("$upload", "cancel", "{}", "0 1"),
             ("$blob", "show", r#"{"blob":"05-1a2b"}"#, "1"),
             ("$blob", "rm", r#"{"blob":"04-1a2b"}"#, "0"),

@@ -50,6 +50,9 @@ pub(super) static SERVICES: Listed = Listed {
     rule: Rule { summed: &["calls", "failed"], joined: &["members"] },
 };
 
+/// `$retention show` (admin §14).
+pub(super) static RETENTION: Rule = Rule { summed: &[], joined: &["kept"] };
+
 /// What counts what was done, or would be (admin §6 seek, §7 replay and drop).
 pub(super) static COUNTED: Rule =
     Rule { summed: &["events", "replayed", "waiting", "dropped"], joined: &[] };

@@ -41,6 +41,7 @@ pub(super) fn check(mut reader: Reader, asked: Option<RoleName>) -> Result<Confi
         limits: limits(&mut reader),
         keep: state::kept_topics(&mut reader),
         cache_max_age: state::cache_max_age(&mut reader),
+        retention: super::retention::check(&mut reader),
         log: log(&mut reader),
         role: match role {
             RoleName::All => all(&mut reader),

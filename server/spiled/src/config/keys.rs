@@ -77,13 +77,18 @@ pub(super) const KEYS: &[Key] = &[
     key("uploads.forget_after", STORE),
     key("state.keep", STORE),
     key("state.cache_max_age", FRONT),
+    key("retention.every", STORE),
+    key("retention.rules", STORE),
     key("log.format", ANY),
     key("log.filter", ANY),
 ];
 
-/// Keys inside `links.workers` and `links.edges`.
-pub(super) const LIST_KEYS: &[(&str, &[&str])] =
-    &[("links.workers", &["name", "address", "slots"]), ("links.edges", &["name", "tenants"])];
+/// Keys inside lists of tables.
+pub(super) const LIST_KEYS: &[(&str, &[&str])] = &[
+    ("links.workers", &["name", "address", "slots"]),
+    ("links.edges", &["name", "tenants"]),
+    ("retention.rules", &["filter", "max_age", "max_bytes"]),
+];
 
 /// Short environment names beside the derived ones.
 const SHORT: &[(&str, &str)] = &[

@@ -25,6 +25,7 @@ pub(super) fn show(config: &Config) -> String {
     out.section("state");
     if config.role.name() != RoleName::Edge {
         out.texts("keep", &config.keep);
+        super::retention::show(&mut out, &config.retention);
     }
     if config.role.name() != RoleName::Worker {
         out.text("cache_max_age", &show_duration(config.cache_max_age));
@@ -114,14 +115,14 @@ fn limits(out: &mut Toml, config: &Config) {
 
 /// TOML being written.
 #[derive(Default)]
-struct Toml(String);
+pub(super) struct Toml(String);
 
 impl Toml {
-    fn section(&mut self, name: &str) {
+    pub(super) fn section(&mut self, name: &str) {
         self.0.push_str(&format!("\n[{name}]\n"));
     }
 
-    fn row(&mut self, name: &str) {
+    pub(super) fn row(&mut self, name: &str) {
         self.0.push_str(&format!("\n[[{name}]]\n"));
     }
 
@@ -129,7 +130,7 @@ impl Toml {
         self.0.push_str(&format!("{key} = {value}\n"));
     }
 
-    fn text(&mut self, key: &str, value: &str) {
+    pub(super) fn text(&mut self, key: &str, value: &str) {
         self.bare(key, quoted(value));
     }
 

@@ -16,6 +16,7 @@ use crate::{
         definition::Definition,
         record::{Entry, GroupTail, Letter, Mark, SettledTail},
         shared::Shared,
+        unsettled::Fence,
     },
     record::{self, Names, kind},
 };
@@ -73,6 +74,8 @@ pub(crate) struct Groups {
     of: BTreeMap<Arc<Name>, Group>,
     /// The position behind each record.
     coming: VecDeque<(u64, Arc<Name>, Coming)>,
+    /// What retention looks at.
+    pub(crate) fence: Fence,
 }
 
 impl Groups {
@@ -109,6 +112,7 @@ impl Groups {
         if let Some(group) = self.of.get(&name) {
             group.shared.change();
         }
+        self.fence.pass(tail.start);
         self.coming.push_back((end, Arc::new(name), Coming::Group(tail, of)));
     }
 
@@ -121,6 +125,14 @@ impl Groups {
         entries: Vec<Entry>,
     ) {
         self.coming.push_back((end, name, Coming::Settled(tail, entries)));
+    }
+
+    /// Definitions that were appended and are not durable.
+    pub(super) fn coming_groups(&self) -> impl Iterator<Item = (&Name, &GroupTail, &Definition)> {
+        self.coming.iter().filter_map(|(_, name, coming)| match coming {
+            Coming::Group(tail, of) => Some((&**name, tail, &**of)),
+            Coming::Settled(..) => None,
+        })
     }
 
     /// What lies before `durable` counts.

@@ -5,7 +5,8 @@
 use std::{ops::Range, sync::Arc};
 
 use spile_log::{
-    Append, AppendError, Durable, Health, KeepError, Log, ReadError, SegmentInfo, SimDisk,
+    Append, AppendError, Durable, Health, KeepError, Log, ReadError, Record, SegmentInfo, SimDisk,
+    Thinned,
     disk::sim::{Choose, Random},
 };
 use spile_worker::{
@@ -49,6 +50,15 @@ impl EventLog for Alone {
     fn health(&self) -> Health {
         self.0.health()
     }
+    fn thin(
+        &self,
+        position: u64,
+        rewrite_percent: u64,
+        wanted: &mut dyn FnMut(&Record) -> bool,
+        sure: &mut dyn FnMut() -> bool,
+    ) -> Result<Thinned, KeepError> {
+        EventLog::thin(&self.0, position, rewrite_percent, wanted, sure)
+    }
     fn sealed(&self) -> Vec<SegmentInfo> {
         self.0.sealed()
     }
@@ -63,12 +73,32 @@ impl EventLog for Alone {
     }
 }
 
-/// Makes a snapshot, and sometimes the power goes while it is made: then this says so.
+/// The views are the same; else this says which rows are not.
+pub fn same(views: &str, wanted: &str, what: &str) {
+    let lacks = |one: &str, of: &str| -> Vec<String> {
+        let other: std::collections::HashSet<&str> = of.lines().collect();
+        one.lines().filter(|line| !other.contains(line)).map(str::to_owned).collect()
+    };
+    let (more, less) = (lacks(views, wanted), lacks(wanted, views));
+    assert!(views == wanted, "{what}: has {more:#?}, lacks {less:#?}");
+}
+
+/// Makes snapshots until the newest holds all.
+pub fn all(worker: &Worker) {
+    while worker.snapshot().unwrap().is_some() {}
+}
+
+/// Makes a snapshot or several, and sometimes the power goes meanwhile: then this says so.
 pub fn take(worker: &Worker, disk: &SimDisk, random: &mut Random) -> bool {
     if random.choose(2) == 0 {
-        disk.cut_power_at(disk.operations() + 1 + random.choose(24));
+        disk.cut_power_at(disk.operations() + 1 + random.choose(60));
     }
-    let made = worker.snapshot();
+    let mut made = worker.snapshot();
+    for _ in 0..random.choose(20) {
+        if matches!(made, Ok(Some(_))) {
+            made = worker.snapshot();
+        }
+    }
     let off = disk.is_off();
     disk.cut_power_at(u64::MAX);
     if let Err(why) = made {
@@ -76,5 +106,16 @@ pub fn take(worker: &Worker, disk: &SimDisk, random: &mut Random) -> bool {
         let full = ["no space", "only a part"].map(|text| why.to_string().contains(text));
         assert!(off || full.contains(&true), "{why}");
     }
+    off
+}
+
+/// Retention, and sometimes the power goes meanwhile: then this says so.
+pub fn retain(worker: &Worker, disk: &SimDisk, random: &mut Random) -> bool {
+    if random.choose(3) == 0 {
+        disk.cut_power_at(disk.operations() + 1 + random.choose(60));
+    }
+    worker.retain();
+    let off = disk.is_off();
+    disk.cut_power_at(u64::MAX);
     off
 }

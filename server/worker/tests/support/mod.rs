@@ -510,6 +510,13 @@ pub struct Shelf(Arc<Mutex<(Rows, u64)>>);
 
 type Rows = BTreeMap<Vec<u8>, Vec<u8>>;
 
+impl Shelf {
+    /// Another store that holds the same.
+    pub fn copy(&self) -> Self {
+        Self(Arc::new(Mutex::new(self.0.lock().unwrap().clone())))
+    }
+}
+
 impl Views for Shelf {
     fn load(&self, each: &mut dyn FnMut(&[u8], &[u8]) -> bool) -> Result<u64, ViewsError> {
         let shelf = self.0.lock().unwrap();

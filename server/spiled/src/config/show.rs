@@ -25,10 +25,12 @@ pub(super) fn show(config: &Config) -> String {
     out.section("state");
     if config.role.name() != RoleName::Edge {
         out.texts("keep", &config.keep);
-        super::retention::show(&mut out, &config.retention);
     }
     if config.role.name() != RoleName::Worker {
         out.text("cache_max_age", &show_duration(config.cache_max_age));
+    }
+    if config.role.name() != RoleName::Edge {
+        super::retention::show(&mut out, &config.retention);
     }
     out.section("log");
     let format = match config.log.format {

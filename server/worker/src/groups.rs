@@ -16,6 +16,7 @@ pub(crate) mod fate;
 mod handing;
 mod jobs;
 mod keys;
+pub(crate) mod latest;
 pub(crate) mod letters;
 pub(crate) mod live;
 pub(crate) mod member;

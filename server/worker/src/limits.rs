@@ -101,6 +101,9 @@ pub const CALLS: usize = 65_536;
 pub const CALLS_OF_SERVICE: usize = 8192;
 /// Payload of calls under way at one worker. At the cap: CALL is answered BUSY.
 pub const CALL_BYTES_WAITING: usize = 64 << 20;
+/// Streams that are looked at under one lock when a group begins with keys that have something outstanding. With more: the lock
+/// is given to others between.
+pub const GROUP_STREAMS_AT_ONCE: usize = 2048;
 /// Calls that are remembered for who asks what a trace touched, with what became of them. At the cap: the oldest is forgotten.
 pub const CALLS_REMEMBERED: usize = 4096;
 /// Calls of one trace that are told; of more, the newest.

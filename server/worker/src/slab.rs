@@ -65,6 +65,20 @@ impl<T> Slab<T> {
         self.places.len() - self.free.len()
     }
 
+    /// Places there are, taken or free.
+    pub(crate) const fn places(&self) -> usize {
+        self.places.len()
+    }
+
+    /// The entries in these places.
+    pub(crate) fn slice(&self, from: usize, to: usize) -> impl Iterator<Item = &T> {
+        self.places
+            .get(from..to)
+            .unwrap_or_default()
+            .iter()
+            .filter_map(|place| place.entry.as_ref())
+    }
+
     /// Puts an entry in; `None` when the table has 2³² of them.
     pub(crate) fn insert(&mut self, entry: T) -> Option<Ix<T>> {
         let at = match self.free.pop() {

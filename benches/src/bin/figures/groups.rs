@@ -1,5 +1,5 @@
 //! Durable groups: one hot key, up to 100,000 keys, and 64 members some of whose events fail, beside a plain subscription that
-//! reads the same events, or the same members without a failure.
+//! reads the same events, or the same members without a failure; and as many keys that wait, over a restart.
 //!
 //! Every event is counted: one that is lost, done twice, or out of its key's order ends the run.
 
@@ -19,7 +19,7 @@ use tokio::task::JoinSet;
 use crate::load::payload;
 use crate::server::{self, Server};
 use crate::table::{Row, Table, grouped};
-use crate::{Size, now, number, one_thread};
+use crate::{Size, now, number, one_thread, process};
 
 const EVENT: usize = 256;
 const WINDOW: (u32, u32) = (65_536, 16 << 20);
@@ -35,7 +35,7 @@ const TIMES: u32 = 3;
 const PATIENCE: Duration = Duration::from_secs(120);
 
 pub(crate) fn measure(folder: &Path, size: Size, table: &mut Table) -> Result<()> {
-    let server = Server::start(folder)?;
+    let mut server = Server::start(folder)?;
     one_thread()?.block_on(async {
         let operator = server.operator().receipts(false).connect().await?;
         let hot = Load { topic: "groups/hot", keys: 1, events: size.of(200_000, 1_000_000) };
@@ -48,6 +48,7 @@ pub(crate) fn measure(folder: &Path, size: Size, table: &mut Table) -> Result<()
         let many = Load { topic: "groups/many", keys: 2_000, events: size.of(20_000, 200_000) };
         table.push(failing(&server, &operator, &many).await?);
         operator.close().await;
+        table.push(waiting_over_a_restart(&mut server, folder, keys).await?);
         Ok(())
     })
 }
@@ -148,6 +149,62 @@ async fn beside_reading(
         ),
         bare: format!("a plain subscription that reads the same: {}/s", grouped(bare)),
         ratio: format!("{:.2} ×", rate / bare),
+        must: String::new(),
+        met: None,
+    })
+}
+
+/// As many keys, each with an event that failed and waits: how much memory that takes, and how long it is after a kill until
+/// another key's event is handed out.
+async fn waiting_over_a_restart(server: &mut Server, folder: &Path, keys: u64) -> Result<Row> {
+    const LATER: Duration = Duration::from_secs(3_600);
+    let operator = server.operator().receipts(false).connect().await?;
+    // The events are those of the plain load; none of them is done here.
+    let definition = json!({ "name": "waits", "filter": "groups/wide", "from": "start" });
+    server::create_group(&operator, definition).await?;
+    let before = process::resident_kib(server.pid())?;
+    let member = server.operator().receipts(false).connect().await?;
+    let options = || Consume::default().batch(BATCH.0, BATCH.1).window(WINDOW.0, WINDOW.1);
+    let mut deliveries = member.consume("waits", options()).await?;
+    for _ in 0..keys {
+        take(&mut deliveries).await?.retry(Some(LATER), "as the scenario says");
+    }
+    tokio::time::timeout(PATIENCE, deliveries.settled()).await.context("settling hangs")?;
+    let after = process::resident_kib(server.pid())?;
+    let shown = server::call(&operator, "$group", "show", &json!({ "name": "waits" })).await?;
+    let count = |field: &str| shown.get(field).and_then(serde_json::Value::as_u64).unwrap_or(0);
+    ensure!(count("keys") == keys && count("waiting") == keys, "not all of them wait: {shown}");
+    member.close().await;
+    operator.close().await;
+
+    server.kill_and_start(folder)?;
+    let operator = server.operator().receipts(false).connect().await?;
+    let begun = now();
+    let mut deliveries = operator.consume("waits", options()).await?;
+    operator
+        .publish(Event::new("groups/wide", Bytes::from(payload(EVENT))).key("groups/new"))
+        .await?;
+    let delivery = take(&mut deliveries).await?;
+    let first = begun.elapsed();
+    ensure!(*delivery.key == *"groups/new", "{} came, which waits", delivery.key);
+    delivery.done();
+    let again = process::resident_kib(server.pid())?;
+    deliveries.close().await;
+    operator.close().await;
+    Ok(Row {
+        what: format!("group, {} keys whose event failed and waits", grouped(number(keys))),
+        measured: format!(
+            "{:.0} MiB for them, {:.0} MiB by its own count; after a kill another key's event comes in {:.0} ms",
+            number(after.saturating_sub(before)) / 1024.0,
+            number(count("keys_bytes")) / 1_048_576.0,
+            first.as_secs_f64() * 1e3,
+        ),
+        bare: format!(
+            "the server has {:.0} MiB, after the kill {:.0} MiB",
+            number(after) / 1024.0,
+            number(again) / 1024.0
+        ),
+        ratio: String::new(),
         must: String::new(),
         met: None,
     })

@@ -164,7 +164,12 @@ fn binary() -> Result<PathBuf> {
     Ok(path)
 }
 
-async fn call(client: &Client, service: &str, method: &str, request: &Value) -> Result<Value> {
+pub(crate) async fn call(
+    client: &Client,
+    service: &str,
+    method: &str,
+    request: &Value,
+) -> Result<Value> {
     let reply = client.call(service, method, request.to_string().into_bytes(), PATIENCE).await?;
     Ok(serde_json::from_slice(&reply.payload)?)
 }

@@ -4,7 +4,7 @@
 //! invariant: what it did since then stands in records, in order; so where the log loses one, all of it begins again.
 
 use std::{
-    collections::{BTreeMap, HashMap, VecDeque},
+    collections::{BTreeMap, VecDeque},
     sync::{Arc, atomic::Ordering},
 };
 
@@ -20,6 +20,7 @@ use crate::{
         definition::Definition,
         handing::Going,
         keys::{At, Keys, Out, Replay},
+        latest,
         record::{Entry, Mark, Retry, SettledTail, prefix},
         shared::Shared,
         view::{Group, Name},
@@ -235,7 +236,8 @@ impl Live {
         (self.floor, self.letters, self.marks) =
             (group.floor, group.letters.len(), group.marks.len());
         let open = self.marks_of(group);
-        let last = last_of(&core, &open);
+        drop(core);
+        let last = latest::of(worker, open.iter().map(|(stream, _)| *stream));
         for (stream, mark) in open {
             self.reopen(stream, mark, last.get(&stream).copied().unwrap_or((0, 0)));
         }
@@ -411,27 +413,6 @@ fn payload_of(entries: &mut Vec<Entry>) -> (Bytes, Vec<Entry>) {
     let fits = fits.count();
     let rest = entries.split_off(fits);
     (payload.freeze(), rest)
-}
-
-/// The last durable version of streams, and the position of its record.
-fn last_of(core: &Core, wanted: &[(u64, Mark)]) -> HashMap<u64, (u64, u64)> {
-    if wanted.is_empty() {
-        return HashMap::new();
-    }
-    let mut last: HashMap<u64, (u64, u64)> =
-        wanted.iter().map(|&(stream, _)| (stream, (0, 0))).collect();
-    for (_, stream) in core.tables.streams.iter() {
-        if let Some(known) = last.get_mut(&stream.id) {
-            *known = (stream.version, stream.position);
-        }
-    }
-    // What was appended and is not durable is taken back: the oldest change says how the stream was.
-    for before in core.before.iter().rev() {
-        if let Some(known) = last.get_mut(&before.id) {
-            *known = (before.version, before.position);
-        }
-    }
-    last
 }
 
 /// The record that holds a position.

@@ -10,6 +10,7 @@ use crate::disk::Disk;
 use crate::error::{AppendError, At, KeepError, OpenError, ReadError};
 use crate::health::Health;
 use crate::keep::{Retain, Retained, SegmentInfo, Thinned};
+use crate::listeners::{Listener, Listeners};
 use crate::planted::Slips;
 use crate::queue::{Append, Queue};
 use crate::reader::Reader;
@@ -79,6 +80,7 @@ impl Log {
             wake: Condvar::new(),
             index: Mutex::new(index),
             durable: watch::Sender::new(durable),
+            listeners: Listeners::default(),
             writer: Mutex::new(build.map(|build| Writer::new(build, reserve))),
             accepted: Mutex::new(accepted),
             watermark: Mutex::new(watermark),
@@ -140,6 +142,11 @@ impl Log {
     #[must_use]
     pub fn durable(&self) -> watch::Receiver<Durable> {
         self.shared.durable.subscribe()
+    }
+
+    /// Calls `listener` each time that changes, on the thread that changed it, until it says false.
+    pub fn listen(&self, listener: Listener) {
+        self.shared.listeners.add(listener);
     }
 
     /// Where the next append lands, if no other comes first.

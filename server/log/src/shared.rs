@@ -9,6 +9,7 @@ use crate::accept::Accepted;
 use crate::disk::{Disk, DiskFile, is_full};
 use crate::error::{At, DiskError};
 use crate::health::{Damage, DiskSpace, Health};
+use crate::listeners::Listeners;
 use crate::mark::WatermarkFile;
 use crate::pace::Pace;
 use crate::planted::Slips;
@@ -32,6 +33,7 @@ pub(crate) struct Shared {
     pub(crate) wake: Condvar,
     pub(crate) index: Mutex<Index>,
     pub(crate) durable: watch::Sender<Durable>,
+    pub(crate) listeners: Listeners,
     /// `None` while damage waits for an operator.
     pub(crate) writer: Mutex<Option<Writer>>,
     pub(crate) accepted: Mutex<Accepted>,
@@ -88,11 +90,14 @@ impl Shared {
                 state: queue.state,
             }
         };
-        self.durable.send_if_modified(|durable| {
+        let changed = self.durable.send_if_modified(|durable| {
             let changed = *durable != now;
             *durable = now;
             changed
         });
+        if changed {
+            self.listeners.tell(now);
+        }
     }
 
     /// What can be done later: the watermark, and a look at the room on the disk. `idle`: nothing was written for a while.

@@ -72,6 +72,11 @@ impl Answers {
         self.queue.front().is_some_and(|answer| answer.gate <= end)
     }
 
+    /// Up to where the log must be durable for the front to be said.
+    pub(crate) fn gate(&self) -> Option<u64> {
+        self.queue.front().map(|answer| answer.gate)
+    }
+
     pub(crate) fn push(&mut self, gate: u64, lane: LaneId, what: What) {
         let gate = self.queue.back().map_or(gate, |last| last.gate.max(gate));
         self.queue.push_back(Answer { gate, lane, what });

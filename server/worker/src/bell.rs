@@ -3,7 +3,7 @@
 use std::{
     sync::{
         Mutex, PoisonError,
-        atomic::{AtomicBool, AtomicU16, Ordering},
+        atomic::{AtomicBool, AtomicU16, AtomicU64, Ordering},
     },
     task::{Context, Waker},
 };
@@ -14,6 +14,8 @@ use spile_protocol::code::Code;
 #[derive(Debug, Default)]
 pub(crate) struct Bell {
     rung: AtomicBool,
+    /// The position at which [`Tide`](crate::tide::Tide) rings it; 0 for none.
+    pub(crate) awaits: AtomicU64,
     gone: AtomicU16,
     waker: Mutex<Option<Waker>>,
 }
@@ -41,6 +43,11 @@ impl Bell {
     #[must_use]
     pub(crate) fn gone(&self) -> Option<Code> {
         Some(self.gone.load(Ordering::Acquire)).filter(|&code| code != 0).map(Code)
+    }
+
+    #[cfg(test)]
+    pub(crate) fn take_rung(&self) -> bool {
+        self.rung.swap(false, Ordering::AcqRel)
     }
 
     /// Was it rung since this was last asked? Where not, whoever asks is woken when it is.

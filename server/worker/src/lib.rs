@@ -41,6 +41,7 @@ mod spelling;
 pub mod status;
 mod subscription;
 mod tables;
+mod tide;
 mod time_of_day;
 mod trace;
 mod turns;

@@ -4,9 +4,9 @@ use std::{collections::VecDeque, ops::Range};
 
 use bytes::Bytes;
 use spile_log::{
-    Append, AppendError, Block, Durable, GapKind, Health, KeepError, Log, Position, ReadError,
-    Reader, Record, Retain, SegmentInfo, Snapshot, SnapshotWriter, StreamItem, StreamReader,
-    Thinned,
+    Append, AppendError, Block, Durable, GapKind, Health, KeepError, Listener, Log, Position,
+    ReadError, Reader, Record, Retain, SegmentInfo, Snapshot, SnapshotWriter, StreamItem,
+    StreamReader, Thinned,
 };
 use tokio::sync::watch;
 
@@ -25,6 +25,8 @@ pub trait EventLog: Send + Sync {
     ) -> Result<Range<u64>, AppendError>;
     /// How far it is durable, as it moves.
     fn durable(&self) -> watch::Receiver<Durable>;
+    /// Calls `listener` each time that moves or changes, behind the watch, until it says false.
+    fn listen(&self, listener: Listener);
     /// Records from a position on, in order.
     fn read(&self, from: u64) -> Box<dyn Read>;
     /// One stream's records, from the one that holds `version` to the one at `last`.
@@ -115,6 +117,10 @@ impl EventLog for Log {
 
     fn durable(&self) -> watch::Receiver<Durable> {
         Self::durable(self)
+    }
+
+    fn listen(&self, listener: Listener) {
+        Self::listen(self, listener);
     }
 
     fn read(&self, from: u64) -> Box<dyn Read> {

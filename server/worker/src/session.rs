@@ -277,8 +277,12 @@ impl Session {
     }
 
     fn waits_for_disk(&self) -> bool {
-        !self.desk.answers.is_empty()
-            || !self.desk.confirms.is_empty()
+        !self.desk.answers.is_empty() || self.waits_for_more()
+    }
+
+    /// Does something but its own answers wait for the log to move?
+    fn waits_for_more(&self) -> bool {
+        !self.desk.confirms.is_empty()
             || self.lacked_room.load(Ordering::Relaxed)
             || self.desk.files.waits_for_events()
             || self.desk.lookups.iter().any(Lookup::waits_for_disk)
@@ -322,6 +326,11 @@ impl Session {
             return Poll::Ready(());
         }
         while self.waits_for_disk() {
+            if let Some(gate) = self.desk.answers.gate().filter(|_| !self.waits_for_more()) {
+                self.worker.tide.await_at(gate, &self.desk.bell);
+                // Durable between the two looks: the bell may have been rung before it was there.
+                return if self.has_something() { Poll::Ready(()) } else { Poll::Pending };
+            }
             let durable = ready!(self.moved.poll(cx));
             self.moved.set(changed(durable));
             if self.has_something() || self.found_room() {

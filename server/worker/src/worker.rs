@@ -36,6 +36,7 @@ use crate::{
     session::Session,
     snapshot::{self, SnapshotError},
     status::{CallsStatus, Counters, Status, hours_left},
+    tide::Tide,
     time_of_day::TimeOfDay,
     uploads::{
         chunks::Chunks,
@@ -173,6 +174,7 @@ pub struct Worker {
     /// The same of the chunk log.
     waiting_chunks: Arc<AtomicUsize>,
     durable: watch::Receiver<Durable>,
+    pub(crate) tide: Arc<Tide>,
     /// Uploads to be hashed from the log.
     pub(crate) jobs: Arc<Jobs>,
     _tender: Option<Tender>,
@@ -240,6 +242,14 @@ impl Worker {
         uploads.freed = true;
         let tended = !inline && uploads.chunks.is_some();
         let durable = log.durable();
+        let tide = Arc::new(Tide::default());
+        let risen = Arc::downgrade(&tide);
+        log.listen(Box::new(move |durable| {
+            risen.upgrade().is_some_and(|tide| {
+                tide.rose(durable);
+                true
+            })
+        }));
         let waiting = Arc::new(AtomicUsize::new(0));
         let mut core =
             Core::new(log.clone(), tables, registered, values, cursors, uploads, waiting.clone());
@@ -266,6 +276,7 @@ impl Worker {
             waiting_chunks,
             ahead: Ahead::new(AHEAD_BYTES),
             durable,
+            tide,
             jobs,
             _tender: tender,
             retention,

@@ -5,8 +5,8 @@
 use std::{ops::Range, sync::Arc};
 
 use spile_log::{
-    Append, AppendError, Durable, Health, KeepError, Log, ReadError, Record, SegmentInfo, SimDisk,
-    Thinned,
+    Append, AppendError, Durable, Health, KeepError, Listener, Log, ReadError, Record, SegmentInfo,
+    SimDisk, Thinned,
     disk::sim::{Choose, Random},
 };
 use spile_worker::{
@@ -34,6 +34,9 @@ impl EventLog for Alone {
     }
     fn durable(&self) -> watch::Receiver<Durable> {
         self.0.durable()
+    }
+    fn listen(&self, listener: Listener) {
+        self.0.listen(listener);
     }
     fn read(&self, from: u64) -> Box<dyn Read> {
         EventLog::read(&self.0, from)

@@ -16,11 +16,11 @@ use std::sync::{
     atomic::{AtomicU64, Ordering},
 };
 
-use spile_log::{Log, Options, SimDisk};
+use spile_log::{Log, Options, SimDisk, State};
 use spile_protocol::{
     code::Code,
     id::{SubscriptionId, Version},
-    message::{From, Scope, Source},
+    message::{From, Outcome, Scope, Source},
 };
 use spile_worker::{Config, EventLog, Rule, TimeOfDay, Worker};
 use support::{Client, NOW, Told, config};
@@ -39,11 +39,21 @@ fn rule(filter: &str, max_age_ms: Option<u64>, max_bytes: Option<u64>) -> Rule {
 }
 
 fn begin(disk: &SimDisk, clock: &Arc<AtomicU64>, rules: &[Rule]) -> (Log, Arc<Worker>) {
+    begin_within(disk, clock, rules, 0)
+}
+
+fn begin_within(
+    disk: &SimDisk,
+    clock: &Arc<AtomicU64>,
+    rules: &[Rule],
+    bytes_max: u64,
+) -> (Log, Arc<Worker>) {
     let options = Options {
+        bytes_max,
         segment_bytes: 64 << 10,
         prefill: false,
         reserve_bytes: 0,
-        free_bytes_low: 0,
+        free_bytes_low: bytes_max / 10,
         inline: true,
         ..Options::default()
     };
@@ -213,4 +223,108 @@ fn the_log_is_not_thinned_before_two_snapshots_are_past_it() {
     assert_eq!(kept.log.start().get(), 1, "there is no snapshot");
     kept.retain();
     assert!(kept.log.start().get() > 1);
+}
+
+/// A worker whose log has reached its limit, with a group that has settled nothing.
+struct Full(Thinned);
+
+impl Full {
+    fn new(behind: &str) -> Self {
+        let rules = [rule("t", Some(0), None)];
+        let disk = SimDisk::new(1);
+        let clock = Arc::new(AtomicU64::new(NOW.0 + 1000));
+        let (log, worker) = begin_within(&disk, &clock, &rules, 300_000);
+        let mut full = Self(Thinned { disk, clock, log, worker, numbers: [1; 2] });
+        let request = format!(r#"{{"name":"g","filter":"t","behind":"{behind}"}}"#);
+        full.ask("$group", "create", &request);
+        full.0.publish(0, "t", 50);
+        snapped::all(&full.0.worker);
+        full.0.publish(0, "t", 40);
+        snapped::all(&full.0.worker);
+        full.0.log.tend();
+        assert_eq!(full.state(), State::Full);
+        full.0.clock.fetch_add(1000, Ordering::AcqRel);
+        full
+    }
+
+    fn state(&self) -> State {
+        self.0.log.durable().borrow().state
+    }
+
+    fn ask(&mut self, service: &str, method: &str, request: &str) {
+        let mut client = Client::new(&self.0.worker, "operator", 9);
+        client.call(1, service, method, request);
+        for _ in 0..1000 {
+            while self.0.log.pump() {}
+            for told in client.poll().0 {
+                let Told::Reply { code, detail, .. } = told else { panic!("{told:?}") };
+                assert_eq!(code, Code(0), "{detail}");
+                return;
+            }
+        }
+        panic!("{service} {method} is not answered");
+    }
+
+    /// What the group's member is handed, until there is nothing more.
+    fn consume(&mut self) -> Vec<u64> {
+        let mut member = Client::new(&self.0.worker, "m", 1);
+        let source = Source::Group { name: "g", max_events: 10, max_bytes: 1 << 20 };
+        member.subscribe(1, source, 10, true);
+        let (mut versions, mut idle) = (Vec::new(), 0);
+        while idle < 3 {
+            let mut deliveries = std::collections::BTreeSet::new();
+            for told in member.poll().0 {
+                if let Told::Event(event) = told {
+                    versions.push(event.version);
+                    deliveries.insert(event.delivery);
+                }
+            }
+            idle = if deliveries.is_empty() { idle + 1 } else { 0 };
+            deliveries.iter().for_each(|&it| member.settle_as(1, it, Outcome::Done, 0));
+            member.poll();
+            while self.0.log.pump() {}
+        }
+        versions
+    }
+}
+
+#[test]
+fn at_the_limit_events_are_refused_rather_than_a_group_s_dropped() {
+    let mut full = Full::new("refuse");
+    full.0.worker.retain();
+    full.0.log.tend();
+    assert_eq!((full.state(), full.0.log.start().get()), (State::Full, 1));
+    let end = full.0.worker.status().end;
+    full.0.publish(1, "t", 1);
+    assert_eq!(full.0.worker.status().end, end, "it was refused");
+    // The group gets all of its events; then they go, and there is room.
+    assert_eq!(full.consume(), (1..=90).collect::<Vec<_>>());
+    full.0.clock.fetch_add(60_000, Ordering::AcqRel);
+    snapped::all(&full.0.worker);
+    full.0.worker.retain();
+    full.0.log.tend();
+    assert_eq!(full.state(), State::Running, "{:?}", full.0.worker.retained());
+}
+
+#[test]
+fn a_group_that_allows_it_lets_go_of_its_events_at_the_limit() {
+    let mut full = Full::new("drop");
+    full.0.worker.retain();
+    full.0.log.tend();
+    let left = (full.0.worker.retained(), full.0.log.sealed());
+    assert_eq!(full.state(), State::Running, "{left:?}");
+    full.0.publish(0, "t", 1);
+    let versions = full.consume();
+    assert!(versions[0] > 1 && versions.last() == Some(&91), "{versions:?}");
+    assert!(versions.is_sorted_by(|a, b| a < b), "{versions:?}");
+    // Not at the limit it keeps what it has not settled.
+    full.0.publish(0, "t", 20);
+    snapped::all(&full.0.worker);
+    full.0.publish(0, "t", 1);
+    snapped::all(&full.0.worker);
+    let freed = full.0.worker.retained().freed.get();
+    full.0.clock.fetch_add(3_700_000, Ordering::AcqRel);
+    full.0.worker.retain();
+    assert!(full.0.worker.retained().freed.get() > freed, "what it has settled goes");
+    assert_eq!(full.consume(), (92..=112).collect::<Vec<_>>());
 }

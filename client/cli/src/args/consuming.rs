@@ -61,6 +61,9 @@ pub(crate) struct GroupCreate {
     /// What a dead letter does to its key: the next event goes on, or waits until it is replayed or dropped
     #[arg(long, value_parser = ["skip", "hold"], default_value = "skip")]
     pub(crate) on_dead: String,
+    /// While the disk is full: new events are refused, or what it has not settled and no rule keeps may go
+    #[arg(long, value_parser = ["refuse", "drop"], default_value = "refuse")]
+    pub(crate) behind: String,
 }
 
 /// `spile group seek`.
@@ -212,6 +215,8 @@ mod tests {
             ("spile group create g --filter # --backoff 5m..1s", false),
             ("spile group create g --filter # --max-attempts 0", false),
             ("spile group create g --filter # --on-dead wait", false),
+            ("spile group create g --filter # --behind drop", true),
+            ("spile group create g --filter # --behind wait", false),
             ("spile group seek g", false),
             ("spile group seek g --to end --dry-run", true),
             ("spile group rm g --yes", true),

@@ -55,6 +55,7 @@ fn created(args: &GroupCreate) -> Result<Value, Failure> {
         "backoff_max_ms": millis(args.backoff.max),
         "settle_within_ms": millis(args.settle_within),
         "on_dead": args.on_dead,
+        "behind": args.behind,
     }))
 }
 
@@ -152,7 +153,7 @@ mod tests {
             json!({
                 "name": "g", "filter": "t/#", "from": "a:5,b:9", "max_attempts": 3,
                 "backoff_min_ms": 500, "backoff_max_ms": 120_000, "settle_within_ms": 10_000,
-                "on_dead": "hold",
+                "on_dead": "hold", "behind": "refuse",
             })
         );
         for (from, want) in [

@@ -311,6 +311,12 @@ pub(crate) enum Device {
         /// Its id
         id: String,
     },
+    /// End its live sessions, on every edge; it may come back
+    #[command(after_help = "Example:\n  spile device kick sensor-7")]
+    Kick {
+        /// Its id
+        id: String,
+    },
     /// Take its right away; live sessions are cut
     Revoke {
         /// Its id

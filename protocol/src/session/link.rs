@@ -498,6 +498,12 @@ macro_rules! common {
                 self.link.place(session) == super::Place::Attached
             }
 
+            /// Was that session ended from this side, and the other side has not said so yet?
+            #[must_use]
+            pub fn is_leaving(&self, session: crate::id::LinkSessionId) -> bool {
+                self.link.place(session) == super::Place::Detaching
+            }
+
             /// Ends a session from this side. Its number is free when the other side has said so too.
             pub fn detach(
                 &mut self,

@@ -154,6 +154,10 @@ impl Upstream for Link {
         Ok(Box::new(LinkPort::new(Arc::clone(&self.wire), generation, session, inbox)))
     }
 
+    fn is_shared(&self) -> bool {
+        true
+    }
+
     fn back(&self) -> Back {
         let mut condition = self.condition();
         Box::pin(async move {

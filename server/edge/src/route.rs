@@ -9,6 +9,7 @@ mod aim;
 mod asks;
 mod cached;
 mod calling;
+mod devices;
 mod fold;
 mod gate;
 mod gathered;
@@ -85,6 +86,8 @@ pub(crate) struct Route {
     waiting: VecDeque<(usize, Box<[u8]>)>,
     /// Whose turn is first next time.
     first: usize,
+    /// The worker that has the slot of the session's name, where other edges come to it too.
+    home: Option<usize>,
     /// Workers that something waits for, by place.
     back: Vec<Option<tend::Waiting>>,
 }
@@ -101,7 +104,10 @@ pub(crate) struct Counted {
 impl Route {
     pub(crate) fn new(edge: Arc<Edge>, who: Who) -> Self {
         let (tables, waiting) = (Tables::default(), VecDeque::new());
-        Self { edge, who, ports: Vec::new(), tables, waiting, first: 0, back: Vec::new() }
+        let home = edge.workers.of(&who.tenant, &who.principal);
+        let shared = edge.workers.get(home).is_some_and(crate::upstream::Upstream::is_shared);
+        let home = Some(home).filter(|_| shared);
+        Self { edge, who, ports: Vec::new(), tables, waiting, first: 0, home, back: Vec::new() }
     }
 
     /// Do the workers take more?

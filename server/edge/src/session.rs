@@ -67,6 +67,12 @@ struct Alive {
     ends: Millis,
 }
 
+impl Alive {
+    fn note(&self, machine: &Session) {
+        self.seat.live().has_in_flight(machine.in_flight().events);
+    }
+}
+
 /// How a connection ended.
 #[derive(Debug)]
 enum Ended {
@@ -223,6 +229,7 @@ impl<S: Stream> Connection<S> {
                 counted.delivered +=
                     live.route.fill(machine, now, edge.clock.wall(), cx, turn).delivered;
                 machine.poll_transmit(now, turn);
+                live.note(machine);
             }
         });
         edge.metrics.bytes_out.add(written);
@@ -306,6 +313,7 @@ impl Whole {
             edge.metrics.events.add(counted.events);
             edge.metrics.event_bytes.add(counted.bytes);
             edge.metrics.denied.add(counted.denied);
+            live.note(&self.machine);
         }
     }
 
@@ -328,7 +336,8 @@ impl Whole {
     fn admit(&mut self, edge: &Arc<Edge>, (now, wall): (Instant, Millis), admitted: Admitted) {
         let Admitted { tenant, role, name, proof, ends_ms } = admitted;
         let who = (&*tenant, role, &*name);
-        let seat = edge.sessions.admit(self.number, who, wall, Arc::clone(&self.signal));
+        let from = (self.machine.greeting().run, self.peer);
+        let seat = edge.sessions.admit(self.number, who, wall, from, Arc::clone(&self.signal));
         let Some(seat) = seat else {
             edge.metrics.refused.add(1);
             return self.machine.refuse(Code::BUSY, "this edge has as many sessions as it may");

@@ -4,10 +4,15 @@
 //! look at the registry still finds it.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use spile_protocol::{code::Code, id::Role, time::Millis};
+use spile_protocol::{
+    code::Code,
+    id::{Role, Run},
+    time::Millis,
+};
 
 use crate::metrics::{Gauge, Held};
 use crate::registry::Registry;
@@ -26,7 +31,26 @@ pub struct Live {
     pub principal: Box<str>,
     /// When it was admitted.
     pub since: Millis,
+    /// The run it numbers in.
+    pub run: Run,
+    /// Where it comes from.
+    pub peer: SocketAddr,
+    /// Events that were taken from it and are not acknowledged.
+    in_flight: AtomicU32,
     signal: Arc<Signal>,
+}
+
+impl Live {
+    /// So much of it is in flight now.
+    pub(crate) fn has_in_flight(&self, events: u32) {
+        self.in_flight.store(events, Ordering::Relaxed);
+    }
+
+    /// Events that were taken from it and are not acknowledged.
+    #[must_use]
+    pub fn in_flight(&self) -> u32 {
+        self.in_flight.load(Ordering::Relaxed)
+    }
 }
 
 /// All live sessions of an edge.
@@ -78,10 +102,13 @@ impl Sessions {
         number: u64,
         (tenant, role, principal): (&str, Role, &str),
         since: Millis,
+        (run, peer): (Run, SocketAddr),
         signal: Arc<Signal>,
     ) -> Option<Seat> {
         let (tenant, principal) = (Box::from(tenant), Box::from(principal));
-        let live = Arc::new(Live { number, tenant, role, principal, since, signal });
+        let in_flight = AtomicU32::new(0);
+        let live =
+            Arc::new(Live { number, tenant, role, principal, since, run, peer, in_flight, signal });
         let mut table = self.lock();
         if table.len() >= self.cap {
             return None;
@@ -95,6 +122,22 @@ impl Sessions {
     #[must_use]
     pub fn list(&self) -> Vec<Arc<Live>> {
         self.lock().values().cloned().collect()
+    }
+
+    /// Sessions of whoever has that name.
+    #[must_use]
+    pub fn of(&self, tenant: &str, principal: &str) -> Vec<Arc<Live>> {
+        let same = |live: &&Arc<Live>| &*live.tenant == tenant && &*live.principal == principal;
+        let mut found: Vec<_> = self.lock().values().filter(same).cloned().collect();
+        found.sort_by_key(|live| live.number);
+        found
+    }
+
+    /// Tells those sessions to go; they may come back.
+    pub fn kick(&self, tenant: &str, principal: &str) -> Vec<Arc<Live>> {
+        let found = self.of(tenant, principal);
+        found.iter().for_each(|live| live.signal.end(Code::SHUTDOWN));
+        found
     }
 
     /// Tells all sessions to go.
@@ -147,7 +190,8 @@ mod tests {
     fn admit(sessions: &Arc<Sessions>, name: &str) -> Option<(Seat, Arc<Signal>)> {
         let signal = Arc::new(Signal::default());
         let who = ("main", Role::Device, name);
-        let seat = sessions.admit(sessions.number(), who, Millis(1), Arc::clone(&signal))?;
+        let from = (Run([1; 8]), SocketAddr::from(([127, 0, 0, 1], 9)));
+        let seat = sessions.admit(sessions.number(), who, Millis(1), from, Arc::clone(&signal))?;
         Some((seat, signal))
     }
 

@@ -48,6 +48,12 @@ pub trait Upstream: Send + Sync {
     /// The worker is away.
     fn attach(&self, attach: &Attach<'_>) -> Result<Box<dyn Port>, Away>;
 
+    /// Do other edges come to it too? Then every session is attached at the one that has its principal's slot, whatever it
+    /// does, so that it is known who is here (spec §10.2.2).
+    fn is_shared(&self) -> bool {
+        false
+    }
+
     /// Ready when it is worth attaching again, where it was away. One in the same process never is.
     fn back(&self) -> Back {
         Box::pin(std::future::ready(()))

@@ -67,6 +67,19 @@ impl Answers {
         self.queue.is_empty()
     }
 
+    /// Events that were stored and not acknowledged.
+    pub(crate) fn in_flight(&self) -> u64 {
+        let count = |answer: &Answer| match &answer.what {
+            What::Stored { receipt, .. } => u64::from(receipt.count),
+            What::Seen(_)
+            | What::Refused(_)
+            | What::Opened { .. }
+            | What::Closed { .. }
+            | What::Said(_) => 0,
+        };
+        self.queue.iter().map(count).sum()
+    }
+
     /// May the front be said, when the log is durable up to `end`?
     pub(crate) fn ready(&self, end: u64) -> bool {
         self.queue.front().is_some_and(|answer| answer.gate <= end)

@@ -4,7 +4,7 @@
 //! The edge's policy has decided whether the caller may. The invariant: a change is answered when it is durable and every
 //! edge that follows has kept it, or names after five seconds those that have not.
 
-use std::{pin::Pin, task::Context, time::Duration};
+use std::{pin::Pin, sync::Arc, task::Context, time::Duration};
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
@@ -21,6 +21,7 @@ use crate::{
     core::Put,
     intake::Intake,
     limits::{CONFIRM_MS, CONFIRMS, DEVICES, PAGE_DEVICES},
+    presence::{Kick, Seen},
     record::{self, Names, kind},
     registry::{Device, KEY, TENANT, TOPIC, unhex},
     said::Said,
@@ -57,7 +58,7 @@ struct Asked {
 
 /// A device as it is shown: never its hash.
 #[derive(Debug, Serialize)]
-struct Shown<'a> {
+pub(crate) struct Shown<'a> {
     device: &'a str,
     role: &'static str,
     tenant: &'a str,
@@ -112,13 +113,20 @@ pub(crate) fn asked<T: Default + serde::de::DeserializeOwned>(payload: &[u8]) ->
     serde_json::from_slice(payload).map_err(|why| not(Code::INVALID, why.to_string()))
 }
 
-/// A change of the registry that was not answered yet.
+/// What a call waits for.
+enum Awaited {
+    /// Edges that follow have to keep a change of the registry.
+    Kept { device: Device, now: Millis },
+    /// Sessions have to be gone.
+    Gone(Arc<Kick>),
+}
+
+/// A call that edges have to confirm, and that was not answered yet.
 pub(crate) struct Confirm {
     request: RequestId,
-    /// The position behind its record.
+    /// The position behind its record; 0 where it has none.
     end: u64,
-    device: Device,
-    now: Millis,
+    awaited: Awaited,
     deadline: Pin<Box<Sleep>>,
     late: bool,
 }
@@ -134,11 +142,17 @@ impl Confirm {
         if self.end > end {
             return None;
         }
+        let (device, now) = match &self.awaited {
+            Awaited::Gone(kick) => {
+                return kick.answer(self.late).map(|answer| reply(self.request, answer));
+            }
+            Awaited::Kept { device, now } => (device, *now),
+        };
         let (confirmed, missing) = worker.core().registered.confirmed(self.end);
         if !missing.is_empty() && !self.late {
             return None;
         }
-        let changed = Changed { device: shown(&self.device, self.now), confirmed, missing };
+        let changed = Changed { device: shown(device, now), confirmed, missing };
         Some(reply(self.request, json(&changed)))
     }
 
@@ -173,7 +187,7 @@ impl Intake<'_> {
             ("$retention", "show") => Some(self.show_retention()),
             ("$service", "ls") => Some(self.list_services(payload)),
             ("$trace", "get") => self.trace(now, call, payload).err().map(Err),
-            ("$device", method) => self.device(now, request, method, payload).transpose(),
+            ("$device", _) => self.device(now, call, payload).transpose(),
             (service @ ("$upload" | "$blob"), method) => {
                 if self.files_call(now, request, (service, method), payload).is_some() {
                     return;
@@ -200,21 +214,29 @@ impl Intake<'_> {
     fn device(
         &mut self,
         now: Millis,
-        request: RequestId,
-        method: &str,
+        call: &Call<'_>,
         payload: &Bytes,
     ) -> Result<Option<Bytes>, Not> {
-        if !self.worker.has_registry() {
-            return Err(not(Code::NOT_FOUND, "the registry is on another worker"));
-        }
+        let request = call.request;
         let asked: Asked = asked(payload)?;
         let tenant = self.tenant_of(asked.tenant.as_deref())?;
-        match method {
+        match call.method {
+            // Every worker has its part of these (admin §3.3, §3.5).
+            "show" => return self.show(now, &tenant, &asked).map(Some),
+            "kick" => {
+                self.kick(request, (&tenant, &asked.id), call.remaining_ms)?;
+                return Ok(None);
+            }
+            _ if !self.worker.has_registry() => {
+                return Err(not(Code::NOT_FOUND, "the registry is on another worker"));
+            }
+            _ => {}
+        }
+        match call.method {
             "ls" => self.list(now, &tenant, &asked).map(Some),
-            "show" => self.show(now, &tenant, &asked).map(Some),
             "add" => self.add(now, request, tenant, &asked).map(|()| None),
             "revoke" => self.revoke(now, request, &tenant, &asked).map(|()| None),
-            _ => Err(not(Code::NOT_FOUND, "$device does add, ls, show and revoke")),
+            _ => Err(not(Code::NOT_FOUND, "$device does add, ls, show, revoke and kick")),
         }
     }
 
@@ -251,7 +273,8 @@ impl Intake<'_> {
     fn show(&mut self, now: Millis, tenant: &str, asked: &Asked) -> Result<Bytes, Not> {
         self.core.look();
         let device = self.core.registered.get(tenant, &asked.id);
-        json(&shown(device.ok_or_else(|| unknown(&asked.id))?, now))
+        let device = device.filter(|_| self.worker.has_registry()).map(|it| shown(it, now));
+        json(&Seen::new(&self.core, (tenant, &asked.id), device))
     }
 
     fn add(
@@ -362,7 +385,23 @@ impl Intake<'_> {
         }
         self.core.confirmers.push(std::sync::Arc::downgrade(&self.desk.bell));
         let deadline = Box::pin(sleep(Duration::from_millis(CONFIRM_MS)));
-        self.desk.confirms.push(Confirm { request, end, device, now, deadline, late: false });
+        let awaited = Awaited::Kept { device, now };
+        self.desk.confirms.push(Confirm { request, end, awaited, deadline, late: false });
+        Ok(())
+    }
+
+    /// Answers when all sessions of the kick are gone, or after that time.
+    pub(crate) fn await_kick(
+        &mut self,
+        request: RequestId,
+        kick: Arc<Kick>,
+        most: Duration,
+    ) -> Result<(), Not> {
+        if self.desk.confirms.len() >= CONFIRMS {
+            return Err(not(Code::BUSY, "too many calls wait for edges"));
+        }
+        let (awaited, deadline) = (Awaited::Gone(kick), Box::pin(sleep(most)));
+        self.desk.confirms.push(Confirm { request, end: 0, awaited, deadline, late: false });
         Ok(())
     }
 }

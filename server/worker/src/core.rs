@@ -4,7 +4,7 @@
 //! `before`, oldest first, so that undoing it newest first gives the tables as they were at the durable end.
 
 use std::{
-    collections::{HashMap, VecDeque},
+    collections::VecDeque,
     sync::{
         Arc, Weak,
         atomic::{AtomicUsize, Ordering},
@@ -16,7 +16,7 @@ use spile_log::{Append, AppendError, Durable, NEW_STREAM, State};
 use spile_protocol::{
     code::Code,
     crc,
-    id::{Number, Run, Version},
+    id::{Number, Version},
     session::producer::{Decision, decide},
 };
 use tokio::sync::watch;
@@ -26,6 +26,7 @@ use crate::{
     groups::view::Groups,
     inbox::Cursors,
     log::EventLog,
+    presence::{About, Sessions},
     record::{self, VoidTail},
     registry::Registered,
     slab::Ix,
@@ -58,6 +59,7 @@ pub(crate) struct Placed {
 pub(crate) struct Attached {
     pub(crate) number: u64,
     pub(crate) bell: Arc<Bell>,
+    pub(crate) about: Arc<About>,
 }
 
 /// The state.
@@ -84,7 +86,7 @@ pub(crate) struct Core {
     records: Vec<Append>,
     record_bytes: usize,
     pub(crate) heads: BytesMut,
-    pub(crate) sessions: HashMap<(Arc<str>, Run), Attached>,
+    pub(crate) sessions: Sessions,
     pub(crate) registered: Registered,
     pub(crate) values: Values,
     pub(crate) cursors: Cursors,
@@ -125,7 +127,7 @@ impl Core {
             records: Vec::new(),
             record_bytes: 0,
             heads: BytesMut::new(),
-            sessions: HashMap::new(),
+            sessions: Sessions::new(),
             registered,
             values,
             cursors,

@@ -23,6 +23,7 @@ use crate::{
     groups::polling::Part,
     limits::{RETRY_BUSY_MS, RETRY_DISK_MS},
     lookups::Lookup,
+    presence::About,
     record::Names,
     said::Said,
     services::desk::Calling,
@@ -107,6 +108,8 @@ pub(crate) struct Desk {
     pub(crate) files: Files,
     /// Its part in groups.
     pub(crate) groups: Part,
+    /// What of it is shown to operators.
+    pub(crate) about: Arc<About>,
     /// Its edge hears of changes of the values it asks for.
     pub(crate) asking: Option<Asking>,
     /// The bell was heard, and who watches a stream has not looked yet.

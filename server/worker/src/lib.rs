@@ -26,6 +26,7 @@ pub mod limits;
 pub mod links;
 pub mod log;
 mod lookups;
+mod presence;
 mod rebuild;
 mod receipts;
 pub mod record;

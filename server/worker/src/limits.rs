@@ -45,6 +45,10 @@ pub const CHECKPOINT_ROWS: usize = 65_536;
 pub const CHECKPOINT_POSITIONS: u64 = 4 << 20;
 /// Positions a start read of the log behind the last checkpoint: from so many on it writes the next one at once.
 pub const CHECKPOINT_START: u64 = 64 << 10;
+/// Live sessions that are shown of a device. At the cap: the others are not shown.
+pub const SESSIONS_SHOWN: usize = 256;
+/// Lanes that are shown of a device. At the cap: the others are not shown.
+pub const LANES_SHOWN: usize = 256;
 /// How long a change of the registry waits for edges to keep it before those that have not are named.
 pub const CONFIRM_MS: u64 = 5000;
 /// Changes of the registry one session may have waiting. At the cap: the next is answered BUSY.

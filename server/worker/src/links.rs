@@ -28,6 +28,7 @@ use crate::{
     changes::Changes,
     clock::Clock,
     limits::{CHANGED_MARKS, LARGE_BYTES, LINK_DRAIN_MS, LINK_OUT_BYTES, LINK_TURN_BYTES},
+    presence::Kicked,
     registry::{Copy, Follower},
     session::{Polled, Session},
     turns::Turns,
@@ -97,6 +98,8 @@ struct Link {
     input: BytesMut,
     out: BytesMut,
     draining: Option<tokio::time::Instant>,
+    /// Sessions that were kicked, until the edge has said that they are gone.
+    leaving: Vec<(LinkSessionId, Kicked)>,
 }
 
 fn place(session: LinkSessionId) -> usize {
@@ -125,6 +128,7 @@ impl Link {
             input: BytesMut::new(),
             out: BytesMut::new(),
             draining: None,
+            leaving: Vec::new(),
         }
     }
 
@@ -211,6 +215,7 @@ impl Link {
                 WorkerInput::Closed(_) => break,
             }
         }
+        self.confirm_gone();
         let left = input.len() - rest.len();
         let rest = input.slice(left.min(input.len())..);
         // A frame that is not whole yet stays, with room for it.
@@ -250,10 +255,28 @@ impl Link {
 
     /// The session must go: the edge is told.
     fn end(&mut self, session: LinkSessionId, code: Code) {
+        let kicked = self.session(session).and_then(Session::take_kicked);
+        self.leaving.extend(kicked.map(|kicked| (session, kicked)));
         self.remove(session);
         if let Err(why) = self.machine.detach(session, code, &mut self.out) {
             tracing::debug!(session = session.0, %why, "a session that is not attached ends");
         }
+    }
+
+    fn session(&self, session: LinkSessionId) -> Option<&Session> {
+        self.sessions.get(place(session))?.as_ref()
+    }
+
+    /// What the edge has said is gone, is.
+    fn confirm_gone(&mut self) {
+        let Self { leaving, machine, .. } = self;
+        leaving.retain(|(session, kicked)| {
+            let waits = machine.is_leaving(*session);
+            if !waits {
+                kicked.confirm();
+            }
+            waits
+        });
     }
 
     fn remove(&mut self, session: LinkSessionId) {
@@ -262,6 +285,9 @@ impl Link {
     }
 
     fn detached(&mut self, session: LinkSessionId) {
+        if let Some(kicked) = self.session(session).and_then(Session::take_kicked) {
+            kicked.confirm();
+        }
         self.remove(session);
         if self.machine.detached(session, &mut self.out).is_err() {
             self.machine.close(Code::INTERNAL, "an answer that is longer than a frame");

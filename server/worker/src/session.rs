@@ -32,6 +32,7 @@ use crate::{
     inbox,
     intake::Intake,
     lookups::{self, Lookup},
+    presence::{About, Kicked},
     receipts,
     subscription::Subscription,
     tables::principal,
@@ -89,10 +90,11 @@ impl Session {
             edge: Arc::from(""),
         };
         let bell = Arc::new(Bell::default());
+        let about = Arc::new(About::new(attach, worker.config.clock.now()));
         let scoped: Arc<str> = principal(attach.tenant, attach.role, attach.principal).into();
         let generation = {
             let mut core = worker.core();
-            let newest = Attached { number, bell: bell.clone() };
+            let newest = Attached { number, bell: bell.clone(), about: about.clone() };
             // One live session a (principal, run): the newest wins.
             if let Some(older) = core.sessions.insert((scoped.clone(), who.run), newest) {
                 older.bell.send_away(Code::REPLACED);
@@ -118,6 +120,7 @@ impl Session {
             calling: None,
             files: Files::default(),
             groups: Part::default(),
+            about,
             asking: None,
             heard: false,
         };
@@ -128,6 +131,7 @@ impl Session {
     #[must_use]
     pub fn of_edge(mut self, edge: &str) -> Self {
         self.desk.who.edge = Arc::from(edge);
+        self.desk.about.of_edge(&self.desk.who.edge);
         self
     }
 
@@ -136,6 +140,11 @@ impl Session {
     pub fn asking(mut self, asking: Asking) -> Self {
         self.desk.asking = Some(asking);
         self
+    }
+
+    /// What has to be confirmed when its edge has said that it is gone, where an operator kicked it.
+    pub(crate) fn take_kicked(&self) -> Option<Kicked> {
+        self.desk.about.take_kicked()
     }
 
     /// Who it is, as its edge said.
@@ -184,6 +193,7 @@ impl Session {
             heard,
             lanes,
             calling,
+            about,
             ..
         } = &mut self.desk;
         let (who, lanes) = (&*who, &*lanes);
@@ -228,6 +238,7 @@ impl Session {
         if answers.ready(end) && said < room {
             answers.emit(end, room - said, to, sink);
         }
+        about.has_in_flight(answers.in_flight());
         if more || answers.ready(end) { Polled::More } else { Polled::Idle }
     }
 

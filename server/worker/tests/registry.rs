@@ -68,11 +68,15 @@ async fn a_change_that_is_not_right_is_refused_by_name() {
         ("add", r#"{"devcie":"x"}"#.to_owned(), Code::INVALID),
         ("add", "{".to_owned(), Code::INVALID),
         ("revoke", r#"{"id":"x"}"#.to_owned(), Code::NOT_FOUND),
-        ("show", r#"{"id":"x"}"#.to_owned(), Code::NOT_FOUND),
+        ("show", r#"{"id":"x","ids":[]}"#.to_owned(), Code::INVALID),
+        ("kick", r#"{"id":"x","tenant":"other"}"#.to_owned(), Code::FORBIDDEN),
         ("dance", String::new(), Code::NOT_FOUND),
     ] {
         assert_eq!(operator.reply("$device", method, &payload).await.0, code, "{method} {payload}");
     }
+    // Of who is not registered a worker says so by saying nothing of it: another may know a session.
+    let (code, said) = operator.reply("$device", "show", r#"{"id":"x"}"#).await;
+    assert!(code == OK && said.get("device").is_none() && said["sessions"][0].is_null(), "{said}");
     // The same again is answered as the first was.
     assert_eq!(operator.reply("$device", "add", &add("pump")).await.0, OK);
     assert_eq!(worker.status().end, 2);

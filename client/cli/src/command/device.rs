@@ -1,4 +1,4 @@
-//! `spile device add|ls|show|revoke`: who may come.
+//! `spile device add|ls|show|kick|revoke`: who may come, and who is here.
 //!
 //! Secrets are made here and never travel: the server hears a device key's hash only, and signs no certificate.
 
@@ -32,7 +32,11 @@ pub(crate) async fn run(
         }
         Device::Show { id } => {
             let shown = call(typed, "show", &json!({ "id": checked(id)? })).await?;
-            output.result(&shown, lines)
+            output.result(&shown, whole)
+        }
+        Device::Kick { id } => {
+            let kicked = call(typed, "kick", &json!({ "id": checked(id)? })).await?;
+            output.result(&kicked, lines)
         }
         Device::Revoke { id, yes } => {
             checked(id)?;
@@ -80,6 +84,25 @@ async fn add(args: &DeviceAdd, typed: &Everywhere, output: &mut Output) -> Resul
         let context = result.get("context").and_then(Value::as_str).unwrap_or_default();
         format!("{}\ntry: spile publish telemetry/temp 21.5 --context {context}", lines(result))
     })
+}
+
+/// A device: a line a field, and below it a line a session and a line a lane.
+fn whole(shown: &Value) -> String {
+    let mut fields = shown.clone();
+    let mut text = Vec::new();
+    for (list, item) in [("sessions", "session"), ("lanes", "lane")] {
+        let taken = fields.as_object_mut().and_then(|fields| fields.remove(list));
+        let items = taken.as_ref().and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
+        text.extend(items.iter().map(|one| format!("{item:<16} {}", beside(one))));
+    }
+    text.insert(0, lines(&fields));
+    text.join("\n")
+}
+
+/// All fields on one line.
+fn beside(item: &Value) -> String {
+    let fields = item.as_object().into_iter().flatten();
+    fields.map(|(name, value)| format!("{name}={}", text(value))).collect::<Vec<_>>().join(" ")
 }
 
 fn line(item: &Value) -> String {

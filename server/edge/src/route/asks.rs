@@ -72,6 +72,16 @@ impl<'s, 'i, 'b: 's> Gate<'s, 'i, 'b> {
         let Call { request, service, .. } = call.fields;
         self.remember(&call.fields);
         self.may_ask(request, Action::Call, Resource { key: None, name: service })?;
+        if let Some(fold) = self.about_device(&call.fields, call.payload) {
+            let every = (0..self.workers.count()).map(|place| (place, None));
+            return match fold {
+                Ok(fold) => self.plan(request, Plan::Call(every.collect(), fold)),
+                Err(wrong) => {
+                    self.tables.answer(spread::reply(request, Err(wrong)));
+                    None
+                }
+            };
+        }
         match aim::aim(&call.fields, call.payload, &self.who.tenant, self.workers) {
             Ok(Aim::One(place)) => {
                 if service.starts_with('$') {

@@ -7,6 +7,7 @@ use serde_json::{Map, Value};
 use spile_protocol::code::Code;
 
 use super::aim::{Wrong, wrong};
+use super::devices::Own;
 
 /// How objects about the same thing become one.
 #[derive(Debug)]
@@ -74,6 +75,10 @@ pub(super) enum Fold {
     Any,
     /// Steps in the order of time (admin §12), with the edge's own.
     Steps(Steps),
+    /// Of a device (admin §3.3), with what the edge knows of it.
+    Seen(Own),
+    /// Sessions of a device that were told to go (admin §3.5), with the edge's own.
+    Kicked(Own),
 }
 
 /// The edge's own steps: what came to it, and what it passed back.
@@ -118,6 +123,10 @@ impl Fold {
     ) -> Result<Map<String, Value>, Wrong> {
         if let Self::Status = self {
             return Ok(status(parts, edge()));
+        } else if let Self::Seen(own) = self {
+            return own.seen(parts);
+        } else if let Self::Kicked(own) = self {
+            return own.kicked(parts);
         }
         let workers = parts.len();
         let (mut came, mut refused) = (Vec::new(), Vec::new());
@@ -145,7 +154,9 @@ impl Fold {
             Self::Letters(limit) => letters(came, *limit),
             Self::Whole(rule) | Self::Act(rule) => rule.whole(came),
             Self::Steps(own) => steps(own, came),
-            Self::Any | Self::Status => came.into_iter().next().unwrap_or_default(),
+            Self::Any | Self::Status | Self::Seen(_) | Self::Kicked(_) => {
+                came.into_iter().next().unwrap_or_default()
+            }
         };
         // Of what one has, one answer is all.
         if partial && !matches!(self, Self::Any) {
@@ -176,7 +187,7 @@ fn none_came(refused: &[(&str, Wrong)], none: bool, away: usize) -> Result<(), W
     }
 }
 
-fn all_away() -> Wrong {
+pub(super) fn all_away() -> Wrong {
     wrong(Code::UNAVAILABLE, "a worker that is needed is away; ask again when it is back")
 }
 

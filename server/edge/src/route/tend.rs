@@ -54,7 +54,11 @@ impl Route {
         // What a worker said before it went away is heard first.
         if self.waiting.is_empty() {
             let places = 0..self.edge.workers.count();
-            for place in places.filter(|&place| self.tables.waits(place, now)).collect::<Vec<_>>() {
+            // spec §10.2.2: it is known there whatever the session does.
+            let missing =
+                self.home.filter(|&home| self.ports.get(home).is_none_or(Option::is_none));
+            let waits = |&place: &usize| self.tables.waits(place, now) || missing == Some(place);
+            for place in places.filter(waits).collect::<Vec<_>>() {
                 if self.is_there(place, now, cx) {
                     self.join(place, wall);
                 }

@@ -203,6 +203,47 @@ fn a_revoked_device_is_refused() {
 }
 
 #[test]
+fn a_device_that_listens_is_shown_and_kicked_and_comes_back() {
+    let (folder, _server) = started();
+    let folder = folder.path();
+    let added = run(folder, &["device", "add", "sensor-1", "--device-key", "--out", "s"]);
+    assert_eq!(added.code, 0, "{}", added.err);
+    let mut inbox = spile::spile(folder);
+    inbox.args(["--context", "s/sensor-1.toml", "--json", "inbox", "--count", "2"]);
+    let mut child = inbox.stdout(Stdio::piped()).spawn().unwrap();
+    let mut out = std::io::BufReader::new(child.stdout.take().unwrap());
+    // It is there, for it takes what comes; and again after it was kicked.
+    for round in ["one", "two"] {
+        assert_eq!(run(folder, &["publish", "inbox/do", round, "--key", "sensor-1"]).code, 0);
+        let mut line = String::new();
+        std::io::BufRead::read_line(&mut out, &mut line).unwrap();
+        assert!(line.contains(round), "{line}");
+        if round == "two" {
+            break;
+        }
+        let shown = run(folder, &["--json", "device", "show", "sensor-1"]);
+        let shown: serde_json::Value = serde_json::from_str(&shown.out).unwrap();
+        let session = &shown["sessions"][0];
+        assert_eq!(
+            (&session["edge"], &shown["edge"]),
+            (&"local".into(), &"local".into()),
+            "{shown}"
+        );
+        let text = run(folder, &["device", "show", "sensor-1"]).out;
+        let run_of = format!("run={}", session["run"].as_str().unwrap());
+        let told = text.lines().find(|line| line.starts_with("session ")).unwrap();
+        assert!(told.contains("edge=local") && told.contains(&run_of), "{text}");
+        let kicked = run(folder, &["--json", "device", "kick", "sensor-1"]);
+        let kicked: serde_json::Value = serde_json::from_str(&kicked.out).unwrap();
+        assert_eq!((&kicked["sessions"], &kicked["confirmed"][0]), (&1.into(), &"local".into()));
+    }
+    assert_eq!(child.wait().unwrap().code(), Some(0));
+    let kick = ["--context", "s/sensor-1.toml", "device", "kick", "sensor-1"];
+    assert_eq!(run(folder, &kick).code, 3);
+    assert_eq!(run(folder, &["device", "kick", "no/name"]).code, 2);
+}
+
+#[test]
 fn a_subscriber_ends_by_ctrl_c_with_what_it_has_printed() {
     let (folder, _server) = started();
     assert_eq!(run(folder.path(), &["publish", "t", "one"]).code, 0);

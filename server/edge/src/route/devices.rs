@@ -1,0 +1,251 @@
+//! `$device show` and `$device kick` (admin §3.3, §3.5): what this edge knows of a device's sessions, and what the workers'
+//! answers about those of other edges come to.
+//!
+//! Invariant: an edge's own sessions are told of by the edge alone, those of others by the workers, each once, however many
+//! workers a session is attached to.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use serde_json::{Map, Value, json};
+use spile_protocol::{code::Code, id::Role, message::Call};
+
+use super::aim::{self, Wrong, wrong};
+use super::fold::{Fold, Outcome, all_away};
+use super::gate::Gate;
+use crate::sessions::Live;
+
+/// What this edge itself says.
+#[derive(Debug)]
+pub(super) struct Own {
+    id: String,
+    tenant: String,
+    edge: String,
+    /// Its live sessions of the device, as they are shown.
+    sessions: Vec<Value>,
+}
+
+impl Gate<'_, '_, '_> {
+    /// What becomes of a call about a device's sessions; `None`: it is another call. Those of this edge are told to go at
+    /// once where they are to be kicked.
+    pub(super) fn about_device(
+        &self,
+        call: &Call<'_>,
+        payload: &[u8],
+    ) -> Option<Result<Fold, Wrong>> {
+        let kicks = match (call.service, call.method) {
+            ("$device", "show") => false,
+            ("$device", "kick") => true,
+            _ => return None,
+        };
+        Some(aim::object(payload).and_then(|asked| {
+            // admin §1.3: an act is not done half.
+            if let Some(field) = asked.keys().find(|field| !["id", "tenant"].contains(&&***field)) {
+                return Err(wrong(Code::INVALID, format!("{field} is no field of this call")));
+            }
+            let own = self.own(&asked, kicks);
+            Ok(if kicks { Fold::Kicked(own) } else { Fold::Seen(own) })
+        }))
+    }
+
+    fn own(&self, asked: &Map<String, Value>, kicks: bool) -> Own {
+        let text = |field| asked.get(field).and_then(Value::as_str);
+        let caller = &*self.who.tenant;
+        let (id, tenant) = (text("id").unwrap_or_default(), text("tenant").unwrap_or(caller));
+        // admin §1.5: the workers refuse it otherwise.
+        let may =
+            tenant == caller || (self.who.role == Role::Operator && caller == aim::REGISTRY.0);
+        let live = match (may, kicks) {
+            (false, _) => Vec::new(),
+            (true, true) => self.edge.sessions.kick(tenant, id),
+            (true, false) => self.edge.sessions.of(tenant, id),
+        };
+        let edge = self.edge.session.edge.to_string();
+        let sessions = live.iter().map(|live| shown(live, &edge)).collect();
+        Own { id: id.to_owned(), tenant: tenant.to_owned(), edge, sessions }
+    }
+}
+
+fn shown(live: &Arc<Live>, edge: &str) -> Value {
+    let run: String = live.run.0.iter().map(|byte| format!("{byte:02x}")).collect();
+    json!({
+        "edge": edge, "peer": live.peer.to_string(), "run": run, "role": live.role.name(),
+        "since_ms": live.since.0, "in_flight": live.in_flight(),
+    })
+}
+
+fn text<'v>(value: &'v Value, field: &str) -> &'v str {
+    value.get(field).and_then(Value::as_str).unwrap_or_default()
+}
+
+fn number(value: &Value, field: &str) -> u64 {
+    value.get(field).and_then(Value::as_u64).unwrap_or_default()
+}
+
+/// What came of the workers: their objects, and how many were away. A refusal is the answer.
+fn came(parts: Vec<(&str, Outcome)>) -> Result<(Vec<Map<String, Value>>, usize), Wrong> {
+    let (mut objects, mut away) = (Vec::new(), 0);
+    for (_, outcome) in parts {
+        match outcome {
+            Outcome::Came(object) => objects.push(object),
+            Outcome::Refused(wrong) => return Err(wrong),
+            Outcome::Away => away += 1,
+        }
+    }
+    Ok((objects, away))
+}
+
+fn take(object: &mut Map<String, Value>, field: &str) -> Vec<Value> {
+    match object.remove(field) {
+        Some(Value::Array(list)) => list,
+        Some(_) | None => Vec::new(),
+    }
+}
+
+impl Own {
+    /// Those of other edges, each once.
+    fn others(&self, all: impl Iterator<Item = Value>) -> Vec<Value> {
+        let mut known = BTreeSet::new();
+        all.filter(|one| text(one, "edge") != self.edge)
+            .filter(|one| known.insert((text(one, "edge").to_owned(), text(one, "run").to_owned())))
+            .collect()
+    }
+
+    /// admin §3.3
+    pub(super) fn seen(&self, parts: Vec<(&str, Outcome)>) -> Result<Map<String, Value>, Wrong> {
+        let (mut objects, away) = came(parts)?;
+        let (mut told, mut lanes) = (Vec::new(), Vec::new());
+        let (mut uploads, mut seen) = (0_u64, None);
+        let mut whole = Map::new();
+        for object in &mut objects {
+            told.extend(take(object, "sessions"));
+            lanes.extend(take(object, "lanes"));
+            let count = object.remove("open_uploads").and_then(|count| count.as_u64());
+            uploads = uploads.saturating_add(count.unwrap_or_default());
+            seen = seen.max(object.remove("last_seen_ms").and_then(|ms| ms.as_u64()));
+            // What is left is said by the registry's worker only.
+            whole.append(object);
+        }
+        let mut sessions = self.sessions.clone();
+        sessions.extend(self.others(told.into_iter()));
+        let newest = sessions.iter().max_by_key(|one| number(one, "since_ms"));
+        if !whole.contains_key("device") {
+            let Some(newest) = newest else {
+                let nobody = format!("{} is not registered, and has no session", self.id);
+                return Err(if away > 0 { all_away() } else { wrong(Code::NOT_FOUND, nobody) });
+            };
+            // It comes by a certificate, for which the authority vouches, or the registry's worker is away.
+            whole.insert("device".to_owned(), Value::from(&*self.id));
+            whole.insert("tenant".to_owned(), Value::from(&*self.tenant));
+            whole.insert("role".to_owned(), Value::from(text(newest, "role")));
+        }
+        whole.insert("edge".to_owned(), newest.map_or(Value::Null, |one| text(one, "edge").into()));
+        whole.insert("last_seen_ms".to_owned(), Value::from(seen));
+        whole.insert("sessions".to_owned(), Value::Array(sessions));
+        whole.insert("lanes".to_owned(), Value::Array(lanes));
+        whole.insert("open_uploads".to_owned(), Value::from(uploads));
+        if away > 0 {
+            whole.insert("partial".to_owned(), Value::Bool(true));
+        }
+        Ok(whole)
+    }
+
+    /// admin §3.5
+    pub(super) fn kicked(&self, parts: Vec<(&str, Outcome)>) -> Result<Map<String, Value>, Wrong> {
+        let (mut objects, away) = came(parts)?;
+        let told: Vec<_> = objects.iter_mut().flat_map(|object| take(object, "kicked")).collect();
+        // A session is gone where any worker heard so: the edge ends it everywhere at once.
+        let gone = |one: &&Value| one.get("confirmed") == Some(&Value::Bool(true));
+        let run = |one: &Value| (text(one, "edge").to_owned(), text(one, "run").to_owned());
+        let confirmed: BTreeSet<_> = told.iter().filter(gone).map(run).collect();
+        let others = self.others(told.into_iter());
+        let mut edges: BTreeSet<_> = others.iter().map(|one| text(one, "edge")).collect();
+        let missing: BTreeSet<_> = others
+            .iter()
+            .filter(|one| !confirmed.contains(&run(one)))
+            .map(|one| text(one, "edge"))
+            .collect();
+        edges.retain(|edge| !missing.contains(edge));
+        if !self.sessions.is_empty() {
+            edges.insert(&self.edge);
+        }
+        let mut whole = Map::from_iter([
+            ("device".to_owned(), Value::from(&*self.id)),
+            ("sessions".to_owned(), Value::from(self.sessions.len() + others.len())),
+            ("confirmed".to_owned(), edges.into_iter().map(Value::from).collect()),
+            ("missing".to_owned(), missing.into_iter().map(Value::from).collect()),
+        ]);
+        if away > 0 {
+            whole.insert("partial".to_owned(), Value::Bool(true));
+        }
+        Ok(whole)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn own(sessions: &[Value]) -> Own {
+        let (id, tenant) = ("pump-7".to_owned(), "main".to_owned());
+        Own { id, tenant, edge: "e1".to_owned(), sessions: sessions.to_vec() }
+    }
+
+    fn session(edge: &str, run: &str, since_ms: u64) -> Value {
+        json!({ "edge": edge, "run": run, "since_ms": since_ms, "role": "device" })
+    }
+
+    fn part(value: Value) -> (&'static str, Outcome) {
+        let Value::Object(object) = value else { unreachable!() };
+        ("w", Outcome::Came(object))
+    }
+
+    #[test]
+    fn each_session_is_shown_once_and_by_whom_it_is_known() {
+        let own = own(&[session("e1", "1", 5)]);
+        let a = json!({
+            "device": "pump-7", "state": "active", "last_seen_ms": 3, "open_uploads": 1,
+            "sessions": [session("e1", "1", 6), session("e2", "2", 7)], "lanes": [{"key": "a"}],
+        });
+        let b = json!({
+            "last_seen_ms": 9, "open_uploads": 2, "sessions": [session("e2", "2", 8)],
+            "lanes": [{"key": "b"}],
+        });
+        let seen = Value::Object(own.seen(vec![part(a), part(b)]).unwrap());
+        assert_eq!(seen["sessions"], json!([session("e1", "1", 5), session("e2", "2", 7)]));
+        assert_eq!((&seen["edge"], &seen["last_seen_ms"]), (&json!("e2"), &json!(9)));
+        assert_eq!((&seen["open_uploads"], &seen["state"]), (&json!(3), &json!("active")));
+        assert_eq!(seen["lanes"], json!([{"key": "a"}, {"key": "b"}]));
+        assert!(seen.get("partial").is_none());
+    }
+
+    #[test]
+    fn who_is_not_registered_is_shown_while_there_is_a_session_of_it() {
+        let nothing = || part(json!({ "last_seen_ms": null, "open_uploads": 0 }));
+        let shown = own(&[session("e1", "1", 5)]).seen(vec![nothing(), ("x", Outcome::Away)]);
+        let shown = Value::Object(shown.unwrap());
+        assert_eq!((&shown["device"], &shown["role"]), (&json!("pump-7"), &json!("device")));
+        assert_eq!((&shown["partial"], &shown["last_seen_ms"]), (&json!(true), &Value::Null));
+        let nobody = own(&[]).seen(vec![nothing()]).unwrap_err();
+        assert_eq!(nobody.code, Code::NOT_FOUND);
+        let unknown = own(&[]).seen(vec![nothing(), ("x", Outcome::Away)]).unwrap_err();
+        assert_eq!(unknown.code, Code::UNAVAILABLE);
+        let refused = Outcome::Refused(wrong(Code::FORBIDDEN, "no"));
+        assert_eq!(own(&[]).seen(vec![("w", refused)]).unwrap_err().code, Code::FORBIDDEN);
+    }
+
+    #[test]
+    fn a_kick_names_the_edges_that_confirmed_and_those_that_did_not() {
+        let told = |edge: &str, run: &str, confirmed: bool| json!({ "edge": edge, "run": run, "confirmed": confirmed });
+        let a = json!({ "kicked": [told("e2", "2", false), told("e3", "3", false)] });
+        let b = json!({ "kicked": [told("e2", "2", true)] });
+        let whole = own(&[session("e1", "1", 5)]).kicked(vec![part(a), part(b)]).unwrap();
+        let want = json!({
+            "device": "pump-7", "sessions": 3, "confirmed": ["e1", "e2"], "missing": ["e3"],
+        });
+        assert_eq!(Value::Object(whole), want);
+        let nobody = own(&[]).kicked(vec![part(json!({ "kicked": [] }))]).unwrap();
+        let want = json!({ "device": "pump-7", "sessions": 0, "confirmed": [], "missing": [] });
+        assert_eq!(Value::Object(nobody), want);
+    }
+}

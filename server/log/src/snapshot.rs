@@ -44,7 +44,7 @@ pub(crate) fn positions(disk: &dyn Disk) -> Result<Vec<u64>, DiskError> {
     Ok(found)
 }
 
-/// Writes one snapshot. Dropped unfinished, it leaves nothing that counts.
+/// Writes one snapshot; one is written at a time. Dropped unfinished, it leaves nothing that counts: the next removes it.
 #[derive(Debug)]
 pub struct SnapshotWriter {
     shared: Arc<Shared>,
@@ -64,8 +64,13 @@ impl SnapshotWriter {
         if position <= newest || position > lock(&shared.queue).durable_end {
             return Err(KeepError::BadSnapshot { at });
         }
+        // What an earlier one left unfinished is in nobody's way: on a full disk each try would leave more.
+        for left in shared.disk.list().at("list", "the folder")? {
+            if left.ends_with(".snapshot.tmp") {
+                discard(&*shared.disk, &left).map_err(DiskError::from)?;
+            }
+        }
         let tmp = tmp_name(position);
-        discard(&*shared.disk, &tmp).map_err(DiskError::from)?;
         let file = shared.disk.create(&tmp).at("create", &tmp)?;
         write_whole(&*file, 0, &encode_header(position)).at("write", &tmp)?;
         let offset = wide(HEADER_BYTES);

@@ -335,3 +335,21 @@ fn many_read_while_one_writes() {
     }
     readers.into_iter().for_each(|reader| reader.join().unwrap());
 }
+
+#[test]
+fn a_snapshot_that_was_given_up_is_removed_by_the_next() {
+    let folder = tempfile::tempdir().unwrap();
+    let (log, _) = open(folder.path(), options());
+    let end = log.append(1, &mut (0..9).map(|_| record(b"x")).collect()).unwrap().end;
+    wait(&log, end);
+    for position in [3, 4, 5] {
+        log.snapshot(Position::new(position)).unwrap().write(b"some of it").unwrap();
+    }
+    let mut whole = log.snapshot(Position::new(6)).unwrap();
+    whole.write(b"all of it").unwrap();
+    whole.finish().unwrap();
+    let names = std::fs::read_dir(folder.path()).unwrap().map(|file| file.unwrap().file_name());
+    let names: Vec<String> = names.map(|name| name.into_string().unwrap()).collect();
+    let snapshots: Vec<&String> = names.iter().filter(|name| name.contains("snapshot")).collect();
+    assert_eq!(snapshots, ["00000000000000000006.snapshot"]);
+}

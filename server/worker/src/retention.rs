@@ -73,6 +73,8 @@ pub(crate) struct Retention {
     log: Arc<dyn EventLog>,
     config: Config,
     memo: Mutex<Memo>,
+    /// One snapshot is made at a time.
+    making: Mutex<()>,
     /// Up to where the newest snapshot holds.
     newest: AtomicU64,
     pub(crate) counts: RetentionCounts,
@@ -82,11 +84,13 @@ impl Retention {
     pub(crate) fn new(kept: Arc<Kept>, log: Arc<dyn EventLog>, config: Config) -> Arc<Self> {
         let newest = log.snapshots().ok().and_then(|found| found.first().copied()).unwrap_or(0);
         let (memo, counts) = (Mutex::default(), RetentionCounts::default());
-        Arc::new(Self { kept, log, config, memo, newest: newest.into(), counts })
+        let (making, newest) = (Mutex::default(), newest.into());
+        Arc::new(Self { kept, log, config, memo, making, newest, counts })
     }
 
     /// Makes the next snapshot: up to where it holds; `None` where nothing is new.
     pub(crate) fn snapshot(&self, stop: &dyn Fn() -> bool) -> Result<Option<u64>, SnapshotError> {
+        let _one_at_a_time = self.making.lock().unwrap_or_else(PoisonError::into_inner);
         let made = snapshot::next(&*self.log, &self.config, stop)?;
         if let Some(position) = made {
             self.newest.store(position, Ordering::Relaxed);

@@ -174,6 +174,16 @@ impl Client {
         super::upload::run(&self.handle, upload).await
     }
 
+    /// Has the server forget an upload that was not sealed, and all that was sent of it: the one that [`Client::upload`] would
+    /// go on with, by the same id, key, name and size. Where another session goes on with it, that one hears REPLACED.
+    /// An upload that is dropped instead is kept, and goes on with the same id.
+    ///
+    /// # Errors
+    /// It was refused: CONFLICT where it is sealed already, or its id is in use with another size, key or name.
+    pub async fn abort_upload(&self, upload: Upload) -> Result<(), Error> {
+        super::upload::abort(&self.handle, upload).await
+    }
+
     /// Who we are to the server, as it said last.
     #[must_use]
     pub fn session(&self) -> Session {

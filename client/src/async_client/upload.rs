@@ -14,13 +14,14 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use bytes::Bytes;
+use spile_protocol::code::Code;
 use tokio::io::AsyncRead;
 
 use super::Error;
 use super::client::Handle;
 use super::clock::random;
 use super::error::Refusal;
-use sending::{Next, Sealed, Told, What};
+use sending::{Ended, Next, Sealed, Told, What};
 use source::Source;
 
 /// What is to be uploaded, and how it is called.
@@ -162,7 +163,17 @@ impl Drop for Waiting<'_> {
     }
 }
 
-impl Waiting<'_> {
+impl<'a> Waiting<'a> {
+    /// Takes a place among the uploads of the session.
+    async fn begin(handle: &'a Arc<Handle>, what: What, aborts: bool) -> Result<Self, Error> {
+        let mut what = Some(what);
+        let place = poll_fn(|cx| {
+            handle.shared.with(|state| state.poll_upload_place(&mut what, aborts, cx))
+        });
+        let number = place.await?;
+        Ok(Self { handle, number })
+    }
+
     async fn next(&self) -> Next {
         let number = self.number;
         poll_fn(|cx| self.handle.shared.with(|state| state.poll_upload(number, cx))).await
@@ -178,14 +189,13 @@ pub(super) async fn run(handle: &Arc<Handle>, upload: Upload) -> Result<Blob, Er
     };
     source.begin(size);
     let id = id.map_or_else(random, Ok)?;
-    let mut what = Some(What { id, size, key, name, content_type, meta });
-    let number =
-        poll_fn(|cx| handle.shared.with(|state| state.poll_upload_place(&mut what, cx))).await?;
-    let waiting = Waiting { handle, number };
-    let (sealed, told) = loop {
+    let what = What { id, size, key, name, content_type, meta };
+    let waiting = Waiting::begin(handle, what, false).await?;
+    let number = waiting.number;
+    let (ended, told) = loop {
         match waiting.next().await {
-            Next::Read { at } => {
-                let read = source.read(at).await?;
+            Next::Read { at, spare } => {
+                let read = source.read(at, spare).await?;
                 handle.shared.with(|state| state.offer(number, at, read));
             }
             Next::Told(told) => {
@@ -196,6 +206,9 @@ pub(super) async fn run(handle: &Arc<Handle>, upload: Upload) -> Result<Blob, Er
             Next::Over(outcome, told) => break (outcome?, told),
         }
     };
+    let Ended::Sealed(sealed) = ended else {
+        return Err(Refusal::of(Code::NOT_FOUND).detail("it was forgotten").into());
+    };
     if let Some(progress) = &mut progress {
         progress(told.clone().progress(size));
     }
@@ -205,6 +218,35 @@ pub(super) async fn run(handle: &Arc<Handle>, upload: Upload) -> Result<Blob, Er
     let (key, name) = what.map(|what| (what.key, what.name)).unwrap_or_default();
     let key = key.map_or_else(|| handle.shared.principal(), Arc::from);
     Ok(blob(sealed, &told, (key, name), (size, blake3)))
+}
+
+/// Opens it where it was left and has the server forget it.
+pub(super) async fn abort(handle: &Arc<Handle>, upload: Upload) -> Result<(), Error> {
+    let Upload { mut source, size, id, key, name, content_type, meta, progress: _ } = upload;
+    let Some(id) = id else {
+        return Err(Error::setup("id", "none is given".to_owned(), "say which upload: Upload::id"));
+    };
+    let size = match size {
+        Some(size) => size,
+        None => source.open().await?,
+    };
+    let what = What { id, size, key, name, content_type, meta };
+    let waiting = Waiting::begin(handle, what, true).await?;
+    loop {
+        match waiting.next().await {
+            // Nothing is read of it.
+            Next::Read { .. } | Next::Told(_) => {}
+            Next::Over(ended, _) => {
+                return match ended? {
+                    Ended::Aborted => Ok(()),
+                    Ended::Sealed(_) => {
+                        let why = "it is sealed already; remove the blob";
+                        Err(Refusal::of(Code::CONFLICT).detail(why).into())
+                    }
+                };
+            }
+        }
+    }
 }
 
 fn blob(

@@ -4,7 +4,7 @@
 use std::collections::{HashMap, VecDeque};
 
 use spile_protocol::code::Code;
-use spile_protocol::message::{Chunk, Fault, Message, Open, Opened, Scope, Seal};
+use spile_protocol::message::{Abort, Chunk, Fault, Message, Open, Opened, Scope, Seal};
 
 use super::world::World;
 
@@ -34,6 +34,8 @@ pub struct Receiving {
     pub cut_after: Option<usize>,
     /// Chunks that are stored and not acknowledged, before one answer says all of them.
     pub lazy: usize,
+    /// The next ABORT is done, and the connection cut before it is answered.
+    pub cut_abort: bool,
     /// Chunks are taken and never acknowledged.
     pub mute: bool,
 }
@@ -109,6 +111,19 @@ pub fn chunk(world: &World, numbers: &mut Numbers, chunk: &Chunk<'_>, say: &mut 
     if !mute && (last || unsaid > (lazy * chunk.payload.len()) as u64) {
         answer(chunk.upload, received, say);
     }
+}
+
+pub fn abort(world: &World, numbers: &mut Numbers, abort: Abort, say: &mut Said<'_>) {
+    let mut receiving = world.receiving.lock().unwrap();
+    let Some(id) = numbers.remove(&abort.upload) else {
+        return fault(abort.upload, Code::NOT_FOUND, None, say);
+    };
+    receiving.uploads.remove(&id);
+    if std::mem::take(&mut receiving.cut_abort) {
+        numbers.clear();
+        return world.cut();
+    }
+    say(&Message::Abort(abort));
 }
 
 pub fn seal(world: &World, numbers: &mut Numbers, seal: &Seal, say: &mut Said<'_>) {

@@ -255,7 +255,9 @@ impl Connection {
             }
             Message::Get(get) => answers::get(&world, get, &mut |message| self.say(message)),
             Message::List(list) => answers::list(&world, list, &mut |message| self.say(message)),
-            Message::Open(_) | Message::Chunk(_) | Message::Seal(_) => self.receive(message),
+            Message::Open(_) | Message::Chunk(_) | Message::Seal(_) | Message::Abort(_) => {
+                self.receive(message);
+            }
             other => panic!("not of these tests: {other:?}"),
         }
     }
@@ -267,6 +269,7 @@ impl Connection {
             Message::Open(open) => receiving::open(&world, &mut numbers, open, say),
             Message::Chunk(chunk) => receiving::chunk(&world, &mut numbers, chunk, say),
             Message::Seal(seal) => receiving::seal(&world, &mut numbers, seal, say),
+            Message::Abort(abort) => receiving::abort(&world, &mut numbers, *abort, say),
             other => panic!("not of an upload: {other:?}"),
         }
         self.uploads = numbers;

@@ -210,3 +210,38 @@ async fn what_can_not_be_read_or_said_is_told_before_anything_is_sent() {
     patient(client.close()).await;
     assert_eq!(upload(&client, Upload::bytes("x")).await.unwrap_err(), Error::Closed);
 }
+
+#[tokio::test]
+async fn an_upload_that_was_left_is_forgotten_also_where_the_answer_is_lost() {
+    for cut in [false, true] {
+        let server = Server::start().await;
+        let client = connected(&server).await;
+        let bytes = content(3 << 20, 1);
+        server.world.receiving.lock().unwrap().mute = true;
+        let given = || Upload::bytes(bytes.clone()).id([1; 16]).key("k");
+        let left = client.upload(given());
+        let begun = async {
+            while server.world.receiving.lock().unwrap().chunks.is_empty() {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::select! {
+            ended = left => panic!("{ended:?}"),
+            () = patient(begun) => {}
+        }
+        {
+            let mut receiving = server.world.receiving.lock().unwrap();
+            assert_eq!(receiving.uploads.len(), 1, "dropped, it is kept");
+            (receiving.mute, receiving.cut_abort) = (false, cut);
+        }
+        patient(client.abort_upload(given())).await.unwrap();
+        assert_eq!(server.world.receiving.lock().unwrap().uploads.len(), 0);
+        // Its number is free, and so is its id.
+        let blob = upload(&client, given()).await.unwrap();
+        assert_eq!((blob.resumed_at, blob.sent), (0, 3 << 20));
+        let sealed = patient(client.abort_upload(given())).await.unwrap_err();
+        assert_eq!(refused(&sealed), Code::CONFLICT);
+        let no_id = patient(client.abort_upload(Upload::bytes(bytes.clone()))).await;
+        assert!(matches!(no_id, Err(Error::Setup { .. })), "{no_id:?}");
+    }
+}

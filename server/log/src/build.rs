@@ -119,8 +119,14 @@ impl Builder {
         tag
     }
 
-    /// Writes the batch at the end. Nothing of the builder changes: [`Builder::advance`] does that.
-    pub(crate) fn write(&self, batch: &Pending, slips: Slips) -> io::Result<()> {
+    /// Writes the batch at the end, with `between` after each slice of it but the last. Nothing of the builder changes:
+    /// [`Builder::advance`] does that.
+    pub(crate) fn write(
+        &self,
+        batch: &Pending,
+        slips: Slips,
+        (slice, between): (usize, &mut dyn FnMut() -> Result<(), MakeError>),
+    ) -> Result<(), MakeError> {
         let mut parts = Vec::with_capacity(batch.large.len().saturating_mul(2).saturating_add(1));
         let mut from = 0;
         for (at, payload) in &batch.large {
@@ -129,19 +135,29 @@ impl Builder {
             from = *at;
         }
         parts.push(batch.bytes.get(from..).unwrap_or_default());
-        let mut offset = self.offset;
-        for some in parts.chunks(IOVECS_MAX) {
-            let slices: Vec<IoSlice<'_>> = some.iter().map(|part| IoSlice::new(part)).collect();
-            let wanted: usize = some.iter().map(|part| part.len()).sum();
-            // log §9: a short write is not continued; the batch is refused whole.
-            if self.disk_file().write_at(offset, &slices)? != wanted
-                && !slips.ignores_short_writes()
-            {
-                return Err(short_write());
+        let (mut offset, mut rest) = (self.offset, parts.as_slice());
+        while let Some((some, later)) = rest.split_at_checked(first_slice(rest, slice)) {
+            let wanted = self.write_some(offset, some, slips);
+            let wanted = wanted.at("write", &self.name()).map_err(MakeError::Disk)?;
+            if later.is_empty() {
+                break;
             }
+            between()?;
             offset = offset.saturating_add(wide(wanted));
+            rest = later;
         }
         Ok(())
+    }
+
+    /// One write: how many bytes.
+    fn write_some(&self, offset: u64, parts: &[&[u8]], slips: Slips) -> io::Result<usize> {
+        let slices: Vec<IoSlice<'_>> = parts.iter().map(|part| IoSlice::new(part)).collect();
+        let wanted: usize = parts.iter().map(|part| part.len()).sum();
+        // log §9: a short write is not continued; the batch is refused whole.
+        if self.disk_file().write_at(offset, &slices)? != wanted && !slips.ignores_short_writes() {
+            return Err(short_write());
+        }
+        Ok(wanted)
     }
 
     /// Takes a written batch into end, hash and index.
@@ -213,6 +229,17 @@ impl Builder {
     }
 }
 
+/// How many of the parts are written at once: at least one, then as many as a slice and a call hold.
+fn first_slice(parts: &[&[u8]], slice: usize) -> usize {
+    let mut bytes = 0_usize;
+    let fits = |part: &&&[u8]| {
+        let fits = bytes == 0 || bytes.saturating_add(part.len()) <= slice;
+        bytes = bytes.saturating_add(part.len());
+        fits
+    };
+    parts.iter().take(IOVECS_MAX).take_while(fits).count()
+}
+
 /// What a seal needs beside the builder.
 pub(crate) struct Seal<'a> {
     pub(crate) name: String,
@@ -254,4 +281,21 @@ pub(crate) fn copy_record(into: &mut Pending, header: &RecordHeader, record: &By
     let head = record.get(fixed..header.payload_at()).unwrap_or_default();
     let payload = record.slice(header.payload_at().min(record.len())..);
     into.push(header, head, payload);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::first_slice;
+
+    #[test]
+    fn a_slice_is_as_much_as_fits_and_one_part_at_least() {
+        let parts = [&[0_u8; 64][..], &[0; 900], &[], &[0; 2000], &[0; 10]];
+        for (from, slice, count) in
+            [(0, 1000, 3), (0, 10, 1), (1, 900, 2), (3, 1000, 1), (3, 2010, 2), (5, 9, 0)]
+        {
+            assert_eq!(first_slice(&parts[from..], slice), count, "{from} {slice}");
+        }
+        let many = vec![&[0_u8; 1][..]; 600];
+        assert_eq!(first_slice(&many, 1 << 20), 512);
+    }
 }

@@ -50,8 +50,8 @@ pub trait DiskFile: Send + Sync + Debug {
     fn sync(&self) -> io::Result<()>;
     /// Cuts (or extends with zeros) to this length.
     fn truncate(&self, bytes: u64) -> io::Result<()>;
-    /// Takes disk space for this length, with zeros behind the end.
-    fn allocate(&self, bytes: u64) -> io::Result<()>;
+    /// Takes disk space for this length, with zeros behind the end; what lies before `from` has it.
+    fn allocate(&self, from: u64, bytes: u64) -> io::Result<()>;
 }
 
 /// Reads exactly `into.len()` bytes or says that the file ended.
@@ -75,6 +75,11 @@ pub(crate) fn write_whole(file: &dyn DiskFile, offset: u64, bytes: &[u8]) -> io:
 /// What a short write becomes.
 pub(crate) fn short_write() -> io::Error {
     io::Error::new(io::ErrorKind::WriteZero, "the disk took only a part")
+}
+
+/// No more may be taken, though there is some.
+pub(crate) fn no_room() -> io::Error {
+    io::Error::new(io::ErrorKind::StorageFull, "what is left is kept for others")
 }
 
 /// Whether this error says that there is no room (and not that the disk is ill).

@@ -1,5 +1,6 @@
 //! What the owner of a log chooses, and what it costs.
 
+use crate::Lead;
 use crate::limits::{PAYLOAD_BYTES_MAX, QUEUE_BYTES_MAX, SEGMENT_BYTES_MAX};
 
 /// How a log is kept.
@@ -13,6 +14,13 @@ pub struct Options {
     pub payload_bytes: usize,
     /// Zero-fill a little ahead of the end while the disk is idle: overwriting zeros syncs faster than growing a file.
     pub prefill: bool,
+    /// Take space of the disk in steps of so many bytes ahead of the end, without writing it; 0: it grows with each write. For
+    /// bulk: the file system has less to do for each page.
+    pub ahead_bytes: u64,
+    /// The log that syncs first is this one …
+    pub leads: Option<Lead>,
+    /// … or this one follows it: see [`Lead`].
+    pub follows: Option<Lead>,
     /// Disk space held back for `append_reserved` (16 MiB); 0 for none.
     pub reserve_bytes: u64,
     /// With less than this free on the disk the log takes only reserved records, before the disk is full (64 MiB).
@@ -37,6 +45,9 @@ impl Default for Options {
             queue_bytes: 8 << 20,
             payload_bytes: 1 << 20,
             prefill: true,
+            ahead_bytes: 0,
+            leads: None,
+            follows: None,
             reserve_bytes: 16 << 20,
             free_bytes_low: 64 << 20,
             bytes_max: 0,

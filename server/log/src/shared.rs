@@ -205,7 +205,7 @@ impl Shared {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => disk.create(RESERVE),
             other => other,
         };
-        let taken = file.and_then(|file| file.allocate(bytes).map(|()| file));
+        let taken = file.and_then(|file| file.allocate(0, bytes).map(|()| file));
         match taken {
             Ok(file) => Ok(Some(file)),
             Err(error) if is_full(&error) => Ok(None),

@@ -6,7 +6,7 @@
 use std::sync::Arc;
 
 use crate::build::{Added, Builder, MakeError};
-use crate::disk::{Disk, DiskFile, is_full};
+use crate::disk::{Disk, DiskFile, is_full, no_room};
 use crate::error::{At, DiskError};
 use crate::format::header::{AFTER_UNSEALED, Header};
 use crate::format::wide;
@@ -22,6 +22,10 @@ pub(crate) struct Writer {
     pub(crate) build: Builder,
     /// Zero-filled and synced up to here.
     pub(crate) filled: u64,
+    /// Space of the file is taken up to here.
+    taken: u64,
+    /// How far the log that leads was at the last look.
+    led: u64,
     /// Room for `append_reserved` alone.
     pub(crate) reserve: Option<Arc<dyn DiskFile>>,
 }
@@ -46,16 +50,23 @@ impl From<MakeError> for Refused {
 impl Writer {
     pub(crate) fn new(build: Builder, reserve: Option<Arc<dyn DiskFile>>) -> Self {
         let filled = build.offset;
-        Self { build, filled, reserve }
+        Self { build, filled, taken: filled, led: 0, reserve }
     }
 
     /// One group commit. Says whether there was anything to write.
     pub(crate) fn pump(&mut self, shared: &Shared) -> bool {
         let Some(mut batch) = lock(&shared.queue).take() else { return false };
+        let leads = shared.options.leads.as_ref();
+        if let Some(lead) = leads {
+            lead.begins();
+        }
         match self.commit(shared, &mut batch) {
             Ok(()) => {}
             Err(Refused::Full(error)) => self.cut_back(shared, &error),
             Err(Refused::Poisoned(error)) => shared.poison(&error),
+        }
+        if let Some(lead) = leads {
+            lead.ends();
         }
         batch.clear();
         lock(&shared.queue).spare.get_or_insert(batch);
@@ -68,26 +79,65 @@ impl Writer {
         batch.resalt(self.build.seed);
         let synced_upto = self.build.end;
         let tag = self.build.finish(batch, synced_upto);
-        let name = self.build.name();
-        self.build.write(batch, shared.slips).at("write", &name).map_err(MakeError::Disk)?;
+        self.take_space(shared, batch)?;
+        self.write(shared, batch)?;
+        // The file has them: who lent them may have them back while they are synced.
+        batch.large.clear();
         if shared.slips.acks_before_sync() {
             lock(&shared.queue).durable_end = batch.end;
             shared.announce();
         }
         // log §9: what is acknowledged was synced, by a sync that returned.
-        self.sync(shared).at("sync", &name).map_err(MakeError::Sync)?;
+        self.sync(shared)?;
         let added = self.build.advance(batch, tag);
         self.filled = self.filled.max(self.build.offset);
         self.publish(shared, batch, added);
         Ok(())
     }
 
-    fn sync(&self, shared: &Shared) -> std::io::Result<()> {
+    /// Writes the batch; while a log that leads is at work, in slices that are synced one by one.
+    fn write(&mut self, shared: &Shared, batch: &Pending) -> Result<(), MakeError> {
+        let Some(lead) = &shared.options.follows else {
+            return self.build.write(batch, shared.slips, (usize::MAX, &mut || Ok(())));
+        };
+        let mut led = self.led;
+        let mut between = || if lead.is_at_work(&mut led) { self.sync(shared) } else { Ok(()) };
+        let written = self.build.write(batch, shared.slips, (lead.slice_bytes(), &mut between));
+        self.led = led;
+        written
+    }
+
+    /// Takes space ahead of the end, so that it need not be found for each page; and leaves what is kept free, so that bulk
+    /// ends before events have to.
+    fn take_space(&mut self, shared: &Shared, batch: &Pending) -> Result<(), MakeError> {
+        let step = shared.options.ahead_bytes;
+        let end = self.build.offset.saturating_add(wide(batch.padded()));
+        if step == 0 || end <= self.taken {
+            return Ok(());
+        }
+        let kept = shared.options.free_bytes_low.saturating_add(end.saturating_sub(self.taken));
+        let name = self.build.name();
+        // Where nobody can say how much is free, the write does.
+        let free = shared.disk.free_bytes().unwrap_or(u64::MAX);
+        let Some(spare) = free.checked_sub(kept) else {
+            return Err(no_room()).at("take space for", &name).map_err(MakeError::Disk);
+        };
+        let ahead = end.saturating_add(step.min(spare));
+        let taken = self.build.disk_file().allocate(self.taken, ahead);
+        self.taken = taken.map_or(end, |()| ahead);
+        Ok(())
+    }
+
+    fn sync(&self, shared: &Shared) -> Result<(), MakeError> {
+        // Events sync first: what is bulk waits for the sync that is under way.
+        if let Some(lead) = &shared.options.follows {
+            lead.let_pass();
+        }
         let begun = shared.disk.passed();
         let synced = self.sync_once(shared);
         let now = shared.disk.passed();
         lock(&shared.pace).synced(now, now.saturating_sub(begun));
-        synced
+        synced.at("sync", &self.build.name()).map_err(MakeError::Sync)
     }
 
     fn sync_once(&self, shared: &Shared) -> std::io::Result<()> {
@@ -131,7 +181,7 @@ impl Writer {
         };
         let next = begin_segment(shared, header)?;
         let old = std::mem::replace(&mut self.build, next);
-        self.filled = self.build.offset;
+        (self.filled, self.taken) = (self.build.offset, self.build.offset);
         shared.turn_to(&self.build, old);
         Ok(())
     }
@@ -173,7 +223,7 @@ impl Writer {
 
     /// Small batches stay in memory for a while. Those with large payloads do not: they would pin the callers' buffers.
     fn remember(&self, shared: &Shared, batch: &mut Pending) -> Option<Recent> {
-        if !batch.large.is_empty() || batch.bytes.len() > shared.options.recent_bytes {
+        if batch.large_bytes > 0 || batch.bytes.len() > shared.options.recent_bytes {
             return None;
         }
         let bytes = std::mem::take(&mut batch.bytes).freeze();
@@ -187,7 +237,7 @@ impl Writer {
         let name = self.build.name();
         let file = self.build.disk_file();
         let cut = file.truncate(self.build.offset).and_then(|()| file.sync()).at("cut back", &name);
-        self.filled = self.build.offset;
+        (self.filled, self.taken) = (self.build.offset, self.build.offset);
         shared.health_note(|health| health.full = Some(error.to_string()));
         match cut {
             Ok(()) => shared.announce(),

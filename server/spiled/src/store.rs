@@ -7,7 +7,7 @@ use std::path::Path;
 use std::sync::{Arc, Weak};
 
 use anyhow::{Context, anyhow};
-use spile_log::{Log, Options, RealDisk, Recovered, State};
+use spile_log::{Lead, Log, Options, RealDisk, Recovered, State};
 use spile_worker::{Logs, Worker};
 use tokio::sync::watch;
 use tokio::task::spawn_blocking;
@@ -27,6 +27,9 @@ const CHUNKS: &str = "chunks";
 
 /// Chunks that may wait for their disk: twice what stops those who send them.
 const CHUNK_QUEUE_BYTES: usize = 64 << 20;
+
+/// Space of the disk that the log of chunks takes ahead of its end.
+const CHUNKS_AHEAD: u64 = 8 << 20;
 
 /// The folder of the views' checkpoint: what is in it can be made again from the log.
 const VIEWS: &str = "views";
@@ -107,11 +110,20 @@ fn open(
     config: spile_worker::Config,
     durability: Durability,
 ) -> anyhow::Result<(Store, [Recovered; 2])> {
-    let options = Options { segment_bytes: durability.segment, ..Options::default() };
+    // They share a disk: events sync first, bulk in slices.
+    let lead = Lead::default();
+    let options = Options {
+        segment_bytes: durability.segment,
+        leads: Some(lead.clone()),
+        ..Options::default()
+    };
     // Bulk is not zero-filled ahead: that would halve its bandwidth. Nothing is held in reserve for it.
     let bulk = Options {
         segment_bytes: durability.chunk_segment,
         prefill: false,
+        ahead_bytes: CHUNKS_AHEAD,
+        leads: None,
+        follows: Some(lead),
         reserve_bytes: 0,
         // Bulk ends before events have to.
         free_bytes_low: 2 * options.free_bytes_low,

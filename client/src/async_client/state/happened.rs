@@ -66,8 +66,7 @@ impl State {
                 self.last_word.get_or_insert(word.into());
             }
             Event::Stored(opened) => self.uploaded(&opened),
-            // Nothing of this client's asks for these.
-            Event::Aborted(_) => {}
+            Event::Aborted(upload) => self.upload_aborted(upload),
         }
     }
 

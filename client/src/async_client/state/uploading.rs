@@ -77,6 +77,7 @@ impl State {
     pub(in super::super) fn poll_upload_place(
         &mut self,
         what: &mut Option<What>,
+        aborts: bool,
         cx: &Context<'_>,
     ) -> Poll<Result<usize, Error>> {
         if let Err(why) = self.check().and_then(|()| what.as_ref().map_or(Ok(()), check)) {
@@ -96,7 +97,8 @@ impl State {
         let Some(what) = what.take() else { return Poll::Ready(Err(Error::Closed)) };
         self.uploads.count += 1;
         self.dirty = true;
-        Poll::Ready(Ok(self.uploads.sending.insert(Sending::new(what))))
+        let sending = if aborts { Sending::to_abort(what) } else { Sending::new(what) };
+        Poll::Ready(Ok(self.uploads.sending.insert(sending)))
     }
 
     pub(in super::super) fn poll_upload(
@@ -143,13 +145,16 @@ impl State {
         self.phase == Phase::Open && !self.going && self.leaving == Leaving::No
     }
 
-    /// OPEN of what waits for it, on a session that stands.
+    /// OPEN of what waits for it, on a session that stands; and ABORT of what was opened to be forgotten.
     pub(super) fn open_uploads(&mut self) {
         if !self.opens_uploads() {
             return;
         }
         let now = self.now;
         for (number, sending) in self.uploads.sending.iter_mut() {
+            if sending.forgets() && self.device.abort(on_the_wire(number), &mut self.said).is_ok() {
+                sending.aborting();
+            }
             if sending.opens_at().is_none_or(|at| at > now) {
                 continue;
             }
@@ -252,6 +257,16 @@ impl State {
             self.remove_upload(number);
         }
         self.dirty = true;
+    }
+
+    /// The server has forgotten it.
+    pub(super) fn upload_aborted(&mut self, upload: u32) {
+        let number = place(upload);
+        let Some(sending) = self.uploads.sending.get_mut(number) else { return };
+        sending.aborted(&mut self.wake);
+        if sending.is_left() {
+            self.remove_upload(number);
+        }
     }
 
     pub(super) fn upload_failed(&mut self, upload: u32, why: Refusal) {

@@ -4,6 +4,8 @@
 //!            place, session            answered             all sent           answered
 //!  Waiting ───────────────▶ Asked ───────────────▶ Open ───────────────▶ Sealing ───────▶ Over
 //!     ▲────────────────────── connection gone, or a fault that passes ──────┘
+//!
+//! One that is to be forgotten goes from Open to Aborting, and from there over.
 //! ```
 //!
 //! Invariants: blocks follow one another without gaps, and none ends before what is stored; `next` never goes below
@@ -13,7 +15,7 @@ use std::collections::VecDeque;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use spile_protocol::code::Code;
 use spile_protocol::message::Opened;
 use spile_protocol::time::Instant;
@@ -31,6 +33,9 @@ const FAULTS: u32 = 8;
 const PAUSE: Duration = Duration::from_millis(50);
 const PAUSE_MAX: Duration = Duration::from_secs(5);
 
+/// Blocks that wait to be read into again: as many as a second's worth is ahead of the server's disk. More are freed.
+const SPARES: usize = 4;
+
 /// What OPEN says of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(in super::super) struct What {
@@ -40,6 +45,14 @@ pub(in super::super) struct What {
     pub(in super::super) name: String,
     pub(in super::super) content_type: String,
     pub(in super::super) meta: Vec<(String, String)>,
+}
+
+/// How it ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(in super::super) enum Ended {
+    Sealed(Sealed),
+    /// The server has forgotten it, as it was asked to.
+    Aborted,
 }
 
 /// It is a blob now.
@@ -58,7 +71,8 @@ enum Phase {
     Asked,
     Open,
     Sealing,
-    Over(Result<Sealed, Error>),
+    Aborting,
+    Over(Result<Ended, Error>),
     /// Nobody waits for it; its number is taken until the server is done with it, or the session.
     Left,
 }
@@ -85,10 +99,12 @@ pub(in super::super) enum Next {
     /// Read the block that begins there.
     Read {
         at: u64,
+        /// A block to read it into: one whose bytes are stored.
+        spare: Option<BytesMut>,
     },
     /// Tell who wants to know.
     Told(Told),
-    Over(Result<Sealed, Error>, Told),
+    Over(Result<Ended, Error>, Told),
 }
 
 /// An upload on its way.
@@ -96,9 +112,13 @@ pub(in super::super) enum Next {
 pub(in super::super) struct Sending {
     pub(in super::super) what: What,
     phase: Phase,
+    /// The server is to forget it.
+    aborts: bool,
     /// The first block's offset, or where the next one begins.
     base: u64,
     blocks: VecDeque<Bytes>,
+    /// Blocks whose bytes are stored, to be read into again.
+    spares: Vec<BytesMut>,
     /// Where the blocks end.
     read: u64,
     /// Where the next chunk begins.
@@ -118,8 +138,10 @@ impl Sending {
         Self {
             what,
             phase: Phase::Waiting { at: Instant(0) },
+            aborts: false,
             base: 0,
             blocks: VecDeque::new(),
+            spares: Vec::new(),
             read: 0,
             next: 0,
             hash,
@@ -130,11 +152,21 @@ impl Sending {
         }
     }
 
+    /// One that is opened to be forgotten.
+    pub(in super::super) fn to_abort(what: What) -> Self {
+        Self { aborts: true, ..Self::new(what) }
+    }
+
     /// When OPEN is to go out; `None`: it went, or never will.
     pub(in super::super) const fn opens_at(&self) -> Option<Instant> {
         match self.phase {
             Phase::Waiting { at } => Some(at),
-            Phase::Asked | Phase::Open | Phase::Sealing | Phase::Over(_) | Phase::Left => None,
+            Phase::Asked
+            | Phase::Open
+            | Phase::Sealing
+            | Phase::Aborting
+            | Phase::Over(_)
+            | Phase::Left => None,
         }
     }
 
@@ -164,7 +196,7 @@ impl Sending {
             return Poll::Ready(Next::Over(outcome.clone(), self.told.clone()));
         }
         if self.wants() {
-            return Poll::Ready(Next::Read { at: self.read });
+            return Poll::Ready(Next::Read { at: self.read, spare: self.spares.pop() });
         }
         register(&mut self.waker, cx);
         Poll::Pending
@@ -173,7 +205,7 @@ impl Sending {
     /// Is there to be read? What is stored already is read for its hash only.
     fn wants(&self) -> bool {
         let unsent = self.read.saturating_sub(self.next.max(self.base));
-        self.read < self.what.size && unsent < BLOCK
+        !self.aborts && self.read < self.what.size && unsent < BLOCK
     }
 
     /// A block was read at `at`.
@@ -193,7 +225,12 @@ impl Sending {
             if end > self.told.stored {
                 return;
             }
-            self.blocks.pop_front();
+            let stored = self.blocks.pop_front().map(Bytes::try_into_mut);
+            if let Some(Ok(block)) = stored
+                && self.spares.len() < SPARES
+            {
+                self.spares.push(block);
+            }
             self.base = end;
         }
     }
@@ -234,11 +271,29 @@ impl Sending {
 
     /// All was sent and nothing is to be read: the hash to seal it with.
     pub(in super::super) fn seals(&self) -> Option<[u8; 32]> {
-        self.hash.filter(|_| self.phase == Phase::Open && self.next == self.what.size)
+        let whole = self.phase == Phase::Open && self.next == self.what.size;
+        self.hash.filter(|_| whole && !self.aborts)
     }
 
     pub(in super::super) fn sealing(&mut self) {
         self.phase = Phase::Sealing;
+    }
+
+    /// It is open, and ABORT is to go out.
+    pub(in super::super) fn forgets(&self) -> bool {
+        self.aborts && self.phase == Phase::Open
+    }
+
+    pub(in super::super) fn aborting(&mut self) {
+        self.phase = Phase::Aborting;
+    }
+
+    /// The server has forgotten it.
+    pub(in super::super) fn aborted(&mut self, wake: &mut Vec<Waker>) {
+        if self.phase == Phase::Aborting {
+            self.phase = Phase::Over(Ok(Ended::Aborted));
+            self.wake(wake);
+        }
     }
 
     /// The server's answer to OPEN, chunks or SEAL: how many bytes of chunks it says are stored.
@@ -249,7 +304,7 @@ impl Sending {
                 self.goes_on_at(offset);
                 0
             }
-            Phase::Open | Phase::Sealing | Phase::Left => {
+            Phase::Open | Phase::Sealing | Phase::Aborting | Phase::Left => {
                 let through = offset.clamp(self.told.stored, self.next);
                 through - std::mem::replace(&mut self.told.stored, through)
             }
@@ -263,7 +318,7 @@ impl Sending {
         if !opened.blob.is_empty() {
             self.told.resumed_at.get_or_insert(self.what.size);
             let (blob, revision) = (opened.blob.to_owned(), opened.revision);
-            self.phase = Phase::Over(Ok(Sealed { blob, revision }));
+            self.phase = Phase::Over(Ok(Ended::Sealed(Sealed { blob, revision })));
         }
         self.wake(wake);
         stored
@@ -319,7 +374,8 @@ impl Sending {
     /// The connection is gone: it is opened again on the next.
     pub(in super::super) fn disconnected(&mut self) {
         match self.phase {
-            Phase::Asked | Phase::Open | Phase::Sealing => {
+            // One that was forgotten is opened anew, and forgotten again.
+            Phase::Asked | Phase::Open | Phase::Sealing | Phase::Aborting => {
                 self.phase = Phase::Waiting { at: Instant(0) };
             }
             Phase::Left | Phase::Waiting { .. } | Phase::Over(_) => {}
@@ -330,7 +386,7 @@ impl Sending {
     pub(in super::super) fn leave(&mut self) -> bool {
         match self.phase {
             Phase::Waiting { .. } | Phase::Over(_) => true,
-            Phase::Asked | Phase::Open | Phase::Sealing | Phase::Left => {
+            Phase::Asked | Phase::Open | Phase::Sealing | Phase::Aborting | Phase::Left => {
                 self.phase = Phase::Left;
                 self.blocks.clear();
                 false

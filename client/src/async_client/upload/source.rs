@@ -101,14 +101,16 @@ impl Source {
         self.size = size;
     }
 
-    /// The block that begins at `at`.
-    pub(super) async fn read(&mut self, at: u64) -> Result<Read, Error> {
+    /// The block that begins at `at`, read into `spare` where there is one: what is new for each block is cleared page by
+    /// page before it is read into.
+    pub(super) async fn read(&mut self, at: u64, spare: Option<BytesMut>) -> Result<Read, Error> {
         let wanted = self.size.saturating_sub(at).min(BLOCK);
         let bytes = match &mut self.origin {
             Origin::Path(path, Some(file)) => {
                 let (file, mut hashed) = (Arc::clone(file), std::mem::take(&mut self.hashed));
                 let read = off_the_runtime(move || {
-                    let mut block = BytesMut::zeroed(usize::try_from(wanted).unwrap_or(0));
+                    let mut block = spare.unwrap_or_default();
+                    block.resize(usize::try_from(wanted).unwrap_or(0), 0);
                     file.read_exact_at(&mut block, at)?;
                     hashed.take(at, &block);
                     Ok((block.freeze(), hashed))
@@ -121,7 +123,7 @@ impl Source {
                 return Err(unreadable(path, &io::Error::other("not open")));
             }
             Origin::Reader(reader, given) => {
-                let block = read_on(reader, given, at, wanted).await?;
+                let block = read_on(reader, given, (at, wanted), spare).await?;
                 self.hashed.take(at, &block);
                 block
             }
@@ -142,7 +144,7 @@ impl Source {
             if let Some(hash) = self.hashed.whole(self.size) {
                 return Ok(hash);
             }
-            self.read(self.hashed.through).await?;
+            self.read(self.hashed.through, None).await?;
         }
     }
 }
@@ -150,8 +152,8 @@ impl Source {
 async fn read_on(
     reader: &mut (dyn AsyncRead + Send + Unpin),
     given: &mut u64,
-    at: u64,
-    wanted: u64,
+    (at, wanted): (u64, u64),
+    spare: Option<BytesMut>,
 ) -> Result<Bytes, Error> {
     if at != *given {
         return Err(Error::File {
@@ -160,7 +162,9 @@ async fn read_on(
                 .to_owned(),
         });
     }
-    let mut block = BytesMut::with_capacity(usize::try_from(wanted).unwrap_or(0));
+    let mut block = spare.unwrap_or_default();
+    block.clear();
+    block.reserve(usize::try_from(wanted).unwrap_or(0));
     reader.take(wanted).read_to_end_into(&mut block).await.map_err(|why| unread(&why))?;
     if length(&block) < wanted {
         return Err(unread(&io::ErrorKind::UnexpectedEof.into()));
@@ -213,13 +217,15 @@ mod tests {
     async fn check(mut source: Source, bytes: &[u8]) {
         let size = source.open().await.unwrap().max(length(bytes));
         source.begin(size);
-        let mut at = 0;
+        // What is read into may hold anything of before, and be of any length.
+        let (mut at, mut spare) = (0, Some(BytesMut::from(&[9; 700_000][..])));
         while at < size {
-            let read = source.read(at).await.unwrap();
+            let read = source.read(at, spare.take()).await.unwrap();
             let from = usize::try_from(at).unwrap();
             assert_eq!(read.bytes, bytes[from..from + read.bytes.len()]);
             at += length(&read.bytes);
             assert_eq!(read.hash.is_some(), at == size);
+            spare = read.bytes.try_into_mut().ok();
         }
         assert_eq!(source.hash().await.unwrap(), *blake3::hash(bytes).as_bytes());
     }
@@ -244,7 +250,7 @@ mod tests {
         let mut source = Source::bytes(Bytes::from(bytes.clone()));
         source.begin(length(&bytes));
         for at in [0, BLOCK, 0, 5, BLOCK, 2 * BLOCK] {
-            source.read(at).await.unwrap();
+            source.read(at, None).await.unwrap();
         }
         assert_eq!(source.hash().await.unwrap(), *blake3::hash(&bytes).as_bytes());
     }
@@ -253,12 +259,12 @@ mod tests {
     async fn a_source_that_ends_early_is_told() {
         let mut source = Source::reader(Box::new(std::io::Cursor::new(b"123".to_vec())));
         source.begin(4);
-        let told = source.read(0).await.unwrap_err().to_string();
+        let told = source.read(0, None).await.unwrap_err().to_string();
         assert!(told.contains("shorter"), "{told}");
         let mut source = Source::reader(Box::new(std::io::Cursor::new(vec![1; 1 << 20])));
         source.begin(1 << 20);
-        source.read(0).await.unwrap();
-        let told = source.read(0).await.unwrap_err().to_string();
+        source.read(0, None).await.unwrap();
+        let told = source.read(0, None).await.unwrap_err().to_string();
         assert!(told.contains("forgotten"), "{told}");
     }
 }

@@ -138,8 +138,8 @@ impl DiskFile for RealFile {
     fn truncate(&self, bytes: u64) -> io::Result<()> {
         self.0.set_len(bytes)
     }
-    fn allocate(&self, bytes: u64) -> io::Result<()> {
-        match fallocate(&self.0, FallocateFlags::empty(), 0, bytes) {
+    fn allocate(&self, from: u64, bytes: u64) -> io::Result<()> {
+        match fallocate(&self.0, FallocateFlags::empty(), from, bytes.saturating_sub(from).max(1)) {
             Err(rustix::io::Errno::OPNOTSUPP | rustix::io::Errno::NOSYS) => self.0.set_len(bytes),
             other => Ok(other?),
         }

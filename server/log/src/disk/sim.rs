@@ -511,7 +511,7 @@ impl DiskFile for SimFile {
         heard(cut, ())
     }
 
-    fn allocate(&self, bytes: u64) -> io::Result<()> {
+    fn allocate(&self, _from: u64, bytes: u64) -> io::Result<()> {
         self.disk.world(|world| {
             let cut = world.plain()?;
             let have = wide(world.inodes.entry(self.id).or_default().view.len());

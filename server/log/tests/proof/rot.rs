@@ -86,6 +86,7 @@ fn copy(run: &Run) -> Run {
         generation: 1,
         options: run.options.clone(),
         faulty: false,
+        lead: spile_log::Lead::default(),
     }
 }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use bytes::{BufMut, Bytes};
 use spile_log::disk::sim::{Choose, Fault, FaultKind, Random};
 use spile_log::planted::Mistake;
-use spile_log::{AppendError, KeepError, Log, Options, Position, Retain, SimDisk, State};
+use spile_log::{AppendError, KeepError, Lead, Log, Options, Position, Retain, SimDisk, State};
 
 use crate::oracle::{Oracle, record};
 use crate::streams::Streams;
@@ -19,6 +19,8 @@ pub(crate) struct Run {
     pub(crate) random: Random,
     pub(crate) generation: u64,
     pub(crate) options: Options,
+    /// It was at work before each batch.
+    pub(crate) lead: Lead,
     /// A fault was set: failures are no surprise.
     pub(crate) faulty: bool,
 }
@@ -41,11 +43,24 @@ impl Run {
     pub(crate) fn new(seed: u64, mistake: Option<Mistake>) -> Result<Self, String> {
         let mut random = Random::new(seed);
         let prefill = random.choose(2) == 0;
-        let options = Options { prefill, ..options(mistake) };
+        // What is not zero-filled takes space ahead, and follows another log in short slices.
+        let lead = Lead::with_slices(2048);
+        let bulk = (8 << 10, Some(lead.clone()));
+        let (ahead_bytes, follows) = if prefill { (0, None) } else { bulk };
+        let options = Options { prefill, ahead_bytes, follows, ..options(mistake) };
         let disk = SimDisk::new(random.next());
         let (log, oracle, streams) = (None, Oracle::default(), Streams::default());
-        let mut run =
-            Self { disk, log, oracle, streams, random, generation: 1, options, faulty: false };
+        let mut run = Self {
+            disk,
+            log,
+            oracle,
+            streams,
+            random,
+            generation: 1,
+            options,
+            lead,
+            faulty: false,
+        };
         run.open()?;
         Ok(run)
     }
@@ -138,6 +153,8 @@ impl Run {
 
     pub(crate) fn pump(&mut self) -> Result<(), String> {
         let Some(log) = &self.log else { return Ok(()) };
+        self.lead.begins();
+        self.lead.ends();
         log.pump();
         let durable = *log.durable().borrow();
         self.oracle.heard(durable)?;

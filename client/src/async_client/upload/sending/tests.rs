@@ -29,7 +29,7 @@ fn bytes(at: u64, length: u64) -> Bytes {
 fn feed(sending: &mut Sending) -> Vec<u64> {
     let mut asked = Vec::new();
     while let Some(next) = next(sending) {
-        let Next::Read { at } = next else { continue };
+        let Next::Read { at, .. } = next else { continue };
         let length = (sending.what.size - at).min(BLOCK);
         let hash = (at + length == sending.what.size).then_some([9; 32]);
         sending.offer(at, Read { bytes: bytes(at, length), hash });
@@ -69,6 +69,24 @@ fn what_is_read_waits_within_a_bound_and_goes_out_in_order() {
     );
     assert_eq!(sending.blocks.len(), 1);
     assert_eq!(sending.seals(), None);
+}
+
+#[test]
+fn a_block_whose_bytes_are_stored_is_read_into_again() {
+    let mut sending = begun(0);
+    for block in [0, BLOCK] {
+        assert_eq!(feed(&mut sending), [block]);
+        send(&mut sending, 100_000);
+    }
+    assert_eq!(sending.spares.len(), 0, "they may have to be sent again");
+    sending.opened(&opened(BLOCK, ""), &mut Vec::new());
+    assert_eq!(sending.spares.len(), 1);
+    while let Some(next) = next(&mut sending) {
+        let Next::Read { at, spare } = next else { continue };
+        assert_eq!((at, spare.map(|block| length(&block))), (2 * BLOCK, Some(BLOCK)));
+        return;
+    }
+    panic!("there is more to be read");
 }
 
 #[test]

@@ -92,6 +92,7 @@ impl Drop for Small {
 }
 
 /// Asks again and again until it is so.
+#[expect(clippy::disallowed_methods, reason = "a test that waits gives up in the end")]
 fn until(what: &str, mut is_so: impl FnMut() -> bool) {
     let begun = Instant::now();
     while !is_so() {

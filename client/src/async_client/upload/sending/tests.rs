@@ -104,7 +104,9 @@ fn it_is_sealed_when_all_was_sent_and_hashed() {
         "the last chunks are stored"
     );
     sending.opened(&opened(SIZE, "00-1"), &mut Vec::new());
-    let Some(Next::Over(Ok(sealed), told)) = next(&mut sending) else { panic!("not over") };
+    let Some(Next::Over(Ok(Ended::Sealed(sealed)), told)) = next(&mut sending) else {
+        panic!("not over")
+    };
     assert_eq!((sealed.revision, told.sent, told.resumed_at), (3, SIZE, Some(0)));
 }
 

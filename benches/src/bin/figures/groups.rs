@@ -26,6 +26,8 @@ const WINDOW: (u32, u32) = (65_536, 16 << 20);
 const BATCH: (u32, u32) = (1_024, 1 << 20);
 /// Keys that are published at a time; a session has little more lanes.
 const LANES: usize = 250;
+/// Keys of one run: a worker keeps the numbers of 65,536, and refuses lanes of more.
+const KEYS_OF_RUN: usize = 50_000;
 const MEMBERS: usize = 64;
 /// One of so many events fails …
 const FAILS: u64 = 100;
@@ -61,21 +63,25 @@ struct Load {
 }
 
 impl Load {
-    async fn publish(&self, client: &Client) -> Result<()> {
+    async fn publish(&self, server: &Server) -> Result<()> {
         let body = Bytes::from(payload(EVENT));
         // All of a key at once, so that its blocks are as long as they can be.
         let each = usize::try_from(self.events / self.keys)?;
         let keys: Vec<_> =
             (0..self.keys).map(|key| Arc::<str>::from(format!("{}/{key}", self.topic))).collect();
         let mut stored = 0;
-        for keys in keys.chunks(LANES) {
-            let keys = keys.iter().flat_map(|key| std::iter::repeat_n(Arc::clone(key), each));
-            let mut acked =
-                client.publish_all(keys.map(|key| Event::new(self.topic, body.clone()).key(key)));
-            while let Some(receipt) = acked.next().await {
-                receipt?;
-                stored += 1;
+        for keys in keys.chunks(KEYS_OF_RUN) {
+            let client = server.operator().receipts(false).connect().await?;
+            for keys in keys.chunks(LANES) {
+                let keys = keys.iter().flat_map(|key| std::iter::repeat_n(Arc::clone(key), each));
+                let events = keys.map(|key| Event::new(self.topic, body.clone()).key(key));
+                let mut acked = client.publish_all(events);
+                while let Some(receipt) = acked.next().await {
+                    receipt?;
+                    stored += 1;
+                }
             }
+            client.close().await;
         }
         ensure!(stored == self.events, "{stored} of {} were acked", self.events);
         Ok(())
@@ -113,7 +119,7 @@ async fn beside_reading(
     load: &Load,
     what: &str,
 ) -> Result<Row> {
-    load.publish(operator).await?;
+    load.publish(server).await?;
     // The first reads the disk's cache warm.
     load.read(operator).await?;
     let bare = load.read(operator).await?;
@@ -217,7 +223,7 @@ async fn take(deliveries: &mut Consumer) -> Result<GroupDelivery> {
 
 /// The same load through the same members, once without a failure and once with.
 async fn failing(server: &Server, operator: &Client, load: &Load) -> Result<Row> {
-    load.publish(operator).await?;
+    load.publish(server).await?;
     let (whole, _) = members(server, operator, load, "whole", 0).await?;
     let (failing, retried) = members(server, operator, load, "failing", TIMES).await?;
     let must = load.events / FAILS * u64::from(TIMES);

@@ -6,7 +6,9 @@ use std::future::poll_fn;
 use std::io;
 use std::sync::{Arc, Mutex};
 use std::task::Poll;
+use std::time::Duration;
 
+use spile_edge::cache::{Cache, Name};
 use spile_edge::clock::Clock;
 use spile_edge::link::{Condition, Connector, Link, Registered, run};
 use spile_edge::metrics::Metrics;
@@ -15,13 +17,15 @@ use spile_edge::upstream::{Away, Input, Port, Ready, Upstream};
 use spile_protocol::{
     code::Code,
     crc,
-    id::{LaneId, LinkSessionId, Number, Role, RouteId, Run},
-    message::{Attach, Entry, Event, Extras, Lane, LaneAnswer, List, Message, Registry, Void},
+    id::{LaneId, LinkSessionId, Mark, Number, Role, RouteId, Run},
+    message::{
+        Attach, Changed, Entry, Event, Extras, Lane, LaneAnswer, List, Message, Registry, Void,
+    },
     session::{
         Amount,
         link::{Config, Worker, WorkerInput},
     },
-    time::Millis,
+    time::{Instant, Millis},
 };
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
 use tokio::sync::mpsc;
@@ -268,6 +272,36 @@ async fn a_link_that_is_gone_kills_its_ports_and_comes_back() {
     second.take(Millis(5), &mut [input(event(), 3)].into_iter());
     assert_eq!(far.next().await, "0: 3 4 bytes");
     assert_eq!(setup.metrics.links.get(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_kept_goes_when_the_worker_says_it_changed_and_when_a_new_link_is_open() {
+    let mut setup = setup();
+    let cache = Cache::new(Duration::from_secs(60));
+    setup.link.tells(Arc::clone(&cache), 3);
+    let mut far = setup.accept().await;
+    let keep = |place, key| {
+        let name = Name { tenant: "main", key, topic: "state/a" };
+        cache.ask(Instant(0), place, name).unwrap().keep(1, Box::from([0]));
+    };
+    keep(3, "a");
+    keep(3, "b");
+    // Another worker's, which this one has no word on.
+    keep(4, "a");
+    let mut room = [0; 8];
+    let marks = List::encode([Mark::of("main", "a", "state/a")], &mut room).unwrap();
+    let mut port = setup.attach().unwrap();
+    assert_eq!(far.next().await, "attached 0 d1");
+    far.machine.changed(&Changed { marks }, &mut far.out).unwrap();
+    // What comes behind it has passed it.
+    far.say(0, &opened(0)).await;
+    assert_eq!(hear(&mut port).await, "lane Some(0)");
+    assert_eq!((cache.counts.changed.get(), cache.counts.entries()), (1, 2));
+    drop(far);
+    assert_eq!(hear(&mut port).await, "away");
+    assert_eq!(cache.counts.entries(), 2, "told until its age is over");
+    let _far = setup.accept().await;
+    assert_eq!(cache.counts.entries(), 1);
 }
 
 #[tokio::test(start_paused = true)]

@@ -33,8 +33,8 @@ pub const QUEUE_BYTES_MAX: usize = 1 << 30;
 pub const IOVECS_MAX: usize = 512;
 
 /// What a log that follows another writes and syncs at once while that one is at work, in bytes (a single larger payload goes
-/// whole). Less would cost bulk more syncs than events gain.
-pub const SLICE_BYTES: usize = 1 << 20;
+/// whole). Uploads open and seal in the other log too, so that much less would cost many small ones a sync each.
+pub const SLICE_BYTES: usize = 8 << 20;
 
 /// Zero-filled bytes ahead of the end that are topped up while the disk is idle.
 pub const PREFILL_BYTES: u64 = 256 * 1024;

@@ -58,7 +58,7 @@ fn bulk_is_synced_in_slices_while_the_other_log_is_at_work() {
 
 #[test]
 fn who_leads_is_at_work_with_each_of_its_batches() {
-    let lead = Lead::default();
+    let lead = Lead::with_slices(1 << 20);
     let open = |disk: &SimDisk, options: Options| {
         let options = Options { inline: true, reserve_bytes: 0, free_bytes_low: 0, ..options };
         Log::open(Arc::new(disk.clone()), Options { prefill: false, ..options }).unwrap().0

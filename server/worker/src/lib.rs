@@ -38,6 +38,7 @@ mod services;
 mod session;
 mod slab;
 mod snapshot;
+mod source;
 mod spelling;
 pub mod status;
 mod subscription;

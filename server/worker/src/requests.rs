@@ -19,7 +19,8 @@ use crate::{
     intake::Intake,
     limits::{WINDOW_BYTES, WINDOW_EVENTS},
     said::Said,
-    subscription::{Following, Source, Subscription, Wanted, Window},
+    source::{Following, Source},
+    subscription::{Subscription, Wanted, Window},
     tables::checked_key,
 };
 

@@ -20,36 +20,16 @@ use crate::{
     desk::Identity,
     inbox::Member,
     joined::{Joined, Most},
-    limits::{LENGTHS_BYTES, READ_BYTES, SCAN_RECORDS},
-    log::Read,
+    limits::{LENGTHS_BYTES, SCAN_RECORDS},
     record::{self, Tail, kind},
     said::Said,
     slab::Ix,
+    source::{Following, Refill, Source},
     spelling::Spelling,
     tables::Stream,
     unread::Unread,
     worker::Worker,
 };
-
-/// What is read.
-pub(crate) enum Source {
-    /// The log, from a position on.
-    Log { from: u64, reader: Box<dyn Read>, at_end: u64 },
-    /// One stream, from a version on.
-    Stream { stream: Ix<Stream>, state: Following, from: u64 },
-}
-
-/// How far the reading of a stream is.
-pub(crate) enum Following {
-    /// There may be more: look.
-    Look,
-    /// Up to a record that is durable, and the version it ends with.
-    Reading(Box<dyn Read>, u64),
-    /// The next is on its way to the disk; it is there when the log is durable up to here.
-    Coming(u64),
-    /// The bell rings when there is a next one.
-    Sleeping,
-}
 
 /// What is asked for.
 pub(crate) struct Wanted {
@@ -141,10 +121,7 @@ impl Subscription {
     }
 
     pub(crate) fn stream(&self) -> Option<Ix<Stream>> {
-        match &self.wanted.source {
-            Source::Log { .. } => None,
-            Source::Stream { stream, .. } => Some(*stream),
-        }
+        self.wanted.source.stream()
     }
 
     /// What it says last, where it is over.
@@ -188,15 +165,7 @@ impl Subscription {
         if self.over.is_some() || self.is_replaced() {
             return true;
         }
-        let there = !self.records.is_empty()
-            || match &self.wanted.source {
-                Source::Log { at_end, .. } => end > *at_end,
-                Source::Stream { state, .. } => match state {
-                    Following::Look | Following::Reading(..) => true,
-                    Following::Coming(gate) => end >= *gate,
-                    Following::Sleeping => false,
-                },
-            };
+        let there = !self.records.is_empty() || self.wanted.source.has_more(end);
         let (events, bytes) = self.next.map_or((1, 1), |next| (next.events, next.bytes));
         there && self.has_credit(events, bytes)
     }
@@ -215,9 +184,7 @@ impl Subscription {
 
     /// The session's bell rang: there may be a next record of the stream.
     pub(crate) fn woken(&mut self) {
-        if let Source::Stream { state: state @ Following::Sleeping, .. } = &mut self.wanted.source {
-            *state = Following::Look;
-        }
+        self.wanted.source.wake();
     }
 
     /// Delivers what there is, within credit, and room behind what was `said`. Says whether there is more for which there
@@ -248,23 +215,12 @@ impl Subscription {
 
     /// It waits with what it read and may not deliver yet; where too many do, it reads it again later.
     fn keep(&mut self, worker: &Worker) {
-        let Some((position, version)) = self.records.front() else { return };
+        let Some(front) = self.records.front() else { return };
         self.held = worker.ahead.hold(self.records.bytes());
-        if self.held.is_some() {
-            return;
+        if self.held.is_none() {
+            self.wanted.source.go_back(worker, front);
+            self.records.clear();
         }
-        match &mut self.wanted.source {
-            Source::Log { reader, from, at_end } => {
-                *from = position;
-                *reader = worker.log.read(*from);
-                *at_end = 0;
-            }
-            Source::Stream { state, from, .. } => {
-                *from = version;
-                *state = Following::Look;
-            }
-        }
-        self.records.clear();
     }
 
     fn go_on(
@@ -317,101 +273,20 @@ impl Subscription {
 
     /// Reads on; false where there is nothing more now.
     fn refill(&mut self, worker: &Worker, end: u64) -> bool {
-        if self.wanted.until.is_some_and(|until| self.position() >= until) {
+        let Wanted { source, until, whole, .. } = &mut self.wanted;
+        if until.is_some_and(|until| source.position() >= until) {
             self.end();
             return false;
         }
-        match &mut self.wanted.source {
-            Source::Log { reader, from, at_end } => {
-                if end <= *at_end {
-                    return false;
-                }
-                match reader.read_ahead(READ_BYTES, &mut self.records) {
-                    Ok(true) => {
-                        if let Some(end) = self.records.end() {
-                            *from = end.get();
-                        }
-                        true
-                    }
-                    Ok(false) => {
-                        *at_end = end;
-                        *from = (*from).max(end);
-                        self.wanted.until.is_some()
-                    }
-                    Err(error) => {
-                        tracing::error!(%error, "a subscription can't read");
-                        self.fail(Code::CORRUPT, "the log can't be read");
-                        false
-                    }
-                }
-            }
-            Source::Stream { .. } => self.refill_stream(worker, end),
+        match source.refill(worker, end, &mut self.records, whole) {
+            Refill::More => return true,
+            Refill::Nothing => {}
+            Refill::AtEnd if until.is_some() => self.end(),
+            Refill::AtEnd => {}
+            Refill::Gone(first) => self.gone(first),
+            Refill::Failed(code, detail) => self.fail(code, detail),
         }
-    }
-
-    /// The position all events before which were read.
-    fn position(&self) -> u64 {
-        match &self.wanted.source {
-            Source::Log { from, .. } => *from,
-            Source::Stream { .. } => 0,
-        }
-    }
-
-    fn refill_stream(&mut self, worker: &Worker, end: u64) -> bool {
-        let Source::Stream { stream, state, from } = &mut self.wanted.source else { return false };
-        match state {
-            Following::Sleeping => false,
-            Following::Coming(gate) if end < *gate => false,
-            Following::Coming(_) | Following::Look => {
-                let Some(seen) = worker.core().see(*stream) else {
-                    self.fail(Code::INTERNAL, "the stream is gone");
-                    return false;
-                };
-                if seen.durable_version >= *from {
-                    let reader = worker.log.read_stream(seen.id, seen.position, *from);
-                    *state = Following::Reading(reader, seen.durable_version);
-                    return true;
-                }
-                if self.wanted.until.is_some() {
-                    self.end();
-                    return false;
-                }
-                *state = if seen.version >= *from {
-                    Following::Coming(seen.next)
-                } else {
-                    Following::Sleeping
-                };
-                false
-            }
-            Following::Reading(reader, upto) => {
-                match reader.next(READ_BYTES, self.records.made()) {
-                    // A gap was told: what is behind it comes.
-                    Ok(true) if self.records.made().is_empty() => true,
-                    Ok(more) => {
-                        let first = if more { self.records.made().front() } else { None };
-                        let first = first.map_or(u64::MAX, |first| first.version);
-                        let missing = (*from).min(*upto) < first && *from <= *upto;
-                        if let Some(last) = self.records.made().back().filter(|_| more) {
-                            *from = last.version.saturating_add(u64::from(last.positions));
-                        } else if !more {
-                            // What was not read up to there is not kept.
-                            *from = upto.saturating_add(1).max(*from);
-                            *state = Following::Look;
-                        }
-                        // spec §8.1.3
-                        if std::mem::take(&mut self.wanted.whole) && missing {
-                            self.gone(first);
-                        }
-                        true
-                    }
-                    Err(error) => {
-                        tracing::error!(%error, "a subscription can't read its stream");
-                        self.fail(Code::CORRUPT, "the stream can't be read");
-                        false
-                    }
-                }
-            }
-        }
+        false
     }
 
     /// Where it was to begin is not kept: the first version that is.

@@ -45,6 +45,7 @@ Examples, one a command:
   spile call jobs start report --timeout 5s
   spile serve jobs --exec ./job.sh --parallel 4
   spile service ls
+  spile retention show
   spile status
   spile doctor
   spile device add sensor-7 --device-key --out ./sensor-7

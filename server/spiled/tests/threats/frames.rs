@@ -19,8 +19,10 @@ use super::{Arena, last_words, lives};
 use crate::e2e::{Raw, bind, event, hello};
 
 const AUTH: Message<'static> = Message::Auth(Auth { proof: Proof::Certificate });
-/// A kind nobody has, which may be skipped.
-const SKIPPED: u8 = 0x80 | 54;
+/// A kind nobody has: the last there can be.
+const UNKNOWN: u8 = 63;
+/// The same, which may be skipped.
+const SKIPPED: u8 = 0x80 | UNKNOWN;
 
 fn lane(lane: u32, first_unacked: u64, key: Option<&str>) -> Message<'_> {
     let (lane, first_unacked) = (LaneId(lane), Number(first_unacked));
@@ -74,7 +76,7 @@ fn a_frame_of_a_wrong_form_ends_the_session_with_its_code() {
         ("a boolean of 2", framed(kind::PING, &[1, 2]), "malformed"),
         ("a turned bit", damaged(known(ping())), "damaged"),
         ("a turned bit in what may be skipped", damaged(framed(SKIPPED, b"later")), "damaged"),
-        ("an unknown kind", framed(54, b"later"), "unknown-kind"),
+        ("an unknown kind", framed(UNKNOWN, b"later"), "unknown-kind"),
         ("kind 0", framed(0, &[]), "unknown-kind"),
         ("a known kind to be skipped", framed(0x80 | kind::PING, &[1, 0]), "malformed"),
         ("a second form of what has none", framed(0x40 | kind::PING, &[1, 0]), "malformed"),

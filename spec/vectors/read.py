@@ -115,7 +115,7 @@ def plain(reader, kind, place, most):
         inner = Reader(reader.bytes())
         items = []
         while inner.left():
-            items.append(struct(inner, STRUCTS[kind[5:]]))
+            items.append(plain(inner, kind[5:], place, None))
         check(len(inner.data), most)
         return items
     if kind in NUMBERS:

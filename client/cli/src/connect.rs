@@ -119,8 +119,14 @@ pub(crate) async fn within<T>(
 
 /// It took too long.
 pub(crate) fn late(timeout: Duration, what: &str) -> Failure {
+    late_since(timeout, what, None)
+}
+
+/// It took too long, for a reason that the server told.
+pub(crate) fn late_since(timeout: Duration, what: &str, why: Option<&Error>) -> Failure {
     let after = crate::value::duration::show(timeout);
-    Failure::local(&local_code::TIMED_OUT, what, format!("no answer within {after}"))
+    let why = why.map_or_else(String::new, |why| format!("; the server said: {why}"));
+    Failure::local(&local_code::TIMED_OUT, what, format!("no answer within {after}{why}"))
 }
 
 #[cfg(test)]

@@ -184,6 +184,13 @@ impl Client {
         super::upload::abort(&self.handle, upload).await
     }
 
+    /// Why events wait to be sent again, where the server said so (its disk is full, say) and has acknowledged none
+    /// since. They are sent again by themselves; this is for who loses patience and wants to say why.
+    #[must_use]
+    pub fn held_up(&self) -> Option<Error> {
+        self.handle.shared.held_up()
+    }
+
     /// Who we are to the server, as it said last.
     #[must_use]
     pub fn session(&self) -> Session {

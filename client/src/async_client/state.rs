@@ -117,6 +117,8 @@ pub(super) struct State {
     said: Vec<u8>,
     /// Why the server ends the connection, in its own words.
     last_word: Option<Error>,
+    /// Why a lane was closed for a while, where nothing was acknowledged since.
+    held_up: Option<Error>,
     /// The server says goodbye and answers what is in flight still.
     going: bool,
     /// The run is not known any more: a new one, on a new connection.
@@ -262,6 +264,7 @@ impl State {
             seen: Seen::default(),
             said: Vec::new(),
             last_word: None,
+            held_up: None,
             going: false,
             lost: false,
             credit: (0, 0),

@@ -436,3 +436,25 @@ async fn a_key_whose_worker_is_away_waits_and_other_keys_flow_on() {
     let (told, ()) = patient(async { tokio::join!(waiting, others) }).await;
     assert_eq!((told, server.world.log().len()), (1_000, 1_050));
 }
+
+#[tokio::test]
+async fn who_loses_patience_can_say_why_events_wait() {
+    let server = Server::start().await;
+    let client = connected(&server).await;
+    assert_eq!(client.held_up(), None);
+    server.world.away.store(true, Ordering::Relaxed);
+    let waiting = client.publish(Event::new("t/a", "x").key("away"));
+    let seen = async {
+        let why = loop {
+            match client.held_up() {
+                Some(why) => break why,
+                None => tokio::task::yield_now().await,
+            }
+        };
+        server.world.away.store(false, Ordering::Relaxed);
+        why
+    };
+    let (stored, why) = patient(async { tokio::join!(waiting, seen) }).await;
+    assert!(matches!(&why, Error::Refused(why) if why.code == Code::UNAVAILABLE), "{why:?}");
+    assert_eq!((stored.unwrap().key.as_ref(), client.held_up()), ("away", None));
+}

@@ -153,6 +153,7 @@ fn bulk_ends_first_then_events_and_what_was_acknowledged_is_there() {
     until("events are full", || is(&server, "log", "yellow"));
     let refused = run(small.path(), &["--timeout", "2s", "publish", "t", "21", "--key", "k"]);
     assert_eq!(refused.code, 5, "tried again until there was no time left: {}", refused.err);
+    assert!(refused.err.contains("disk-full"), "and it says what it waited for: {}", refused.err);
     small.settle(5);
 
     // There is room for events again, then for bulk: both go on by themselves.

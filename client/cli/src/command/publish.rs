@@ -10,9 +10,10 @@ use spile_client::{Client, Error, Event, Expect, Pending, Receipt, wall};
 use spile_protocol::id::Version;
 use spile_protocol::time::Millis;
 use tokio::io::{AsyncBufReadExt, AsyncRead, BufReader, Split};
+use tokio::time::timeout;
 
 use crate::args::{Everywhere, Expected, Publish};
-use crate::connect::{connect, late, within};
+use crate::connect::{connect, late_since};
 use crate::failure::{Exit, Failure};
 use crate::local_code;
 use crate::output::Output;
@@ -85,7 +86,10 @@ pub(crate) async fn run(
     let event = event(args, payload(args)?);
     let client = connect(typed).await?;
     let what = format!("publish {}", args.topic);
-    let outcome = within(typed.timeout, &what, client.publish(event)).await;
+    let outcome = match timeout(typed.timeout, client.publish(event)).await {
+        Ok(outcome) => outcome.map_err(|error| Failure::client(&what, &error)),
+        Err(_) => Err(late_since(typed.timeout, &what, client.held_up().as_ref())),
+    };
     client.close().await;
     print(&outcome?, output)
 }
@@ -190,7 +194,7 @@ async fn pipeline(
     while reading || !pending.is_empty() {
         tokio::select! {
             biased;
-            outcome = oldest(&mut pending, typed), if !pending.is_empty() => {
+            outcome = oldest(&mut pending, client, typed), if !pending.is_empty() => {
                 pending.pop_front();
                 failed |= told(outcome?, client, args, output)?;
                 unseen = true;
@@ -220,18 +224,21 @@ async fn within_credit(
     event: Event,
     typed: &Everywhere,
 ) -> Result<Pending, Failure> {
-    tokio::time::timeout(typed.timeout, client.send(event))
+    let (what, why) = ("publish: wait for credit", || client.held_up());
+    timeout(typed.timeout, client.send(event))
         .await
-        .map_err(|_| late(typed.timeout, "publish: wait for credit"))
+        .map_err(|_| late_since(typed.timeout, what, why().as_ref()))
 }
 
 /// The oldest event's outcome, or a failure of the whole when it takes too long.
 async fn oldest(
     pending: &mut VecDeque<Pending>,
+    client: &Client,
     typed: &Everywhere,
 ) -> Result<Result<Receipt, Error>, Failure> {
-    let Some(oldest) = pending.front_mut() else { return Err(late(typed.timeout, "publish")) };
-    tokio::time::timeout(typed.timeout, oldest).await.map_err(|_| late(typed.timeout, "publish"))
+    let late = || late_since(typed.timeout, "publish", client.held_up().as_ref());
+    let Some(oldest) = pending.front_mut() else { return Err(late()) };
+    timeout(typed.timeout, oldest).await.map_err(|_| late())
 }
 
 /// Prints one outcome; says whether it was an error. An error after which nothing more can be sent ends all.

@@ -94,6 +94,11 @@ impl Shared {
         self.with(|state| state.last_word.clone())
     }
 
+    /// Why events wait, where the server said it and has acknowledged none since.
+    pub(in crate::async_client) fn held_up(&self) -> Option<Error> {
+        self.with(|state| state.held_up.clone())
+    }
+
     /// After how long to connect again; `None`: not at all, and everyone who waits was told why.
     pub(in crate::async_client) fn comes_back(
         &self,

@@ -26,6 +26,7 @@ impl State {
     pub(super) fn happened(&mut self, event: Event<'_>) {
         match event {
             Event::Acked { lane: id, through, durability, receipts } => {
+                self.held_up = None;
                 self.outbox.acked(lane(id), through, durability, receipts.iter(), &mut self.wake);
             }
             Event::Deliver { delivery, deliver, payload_crc: _ } => {
@@ -37,13 +38,14 @@ impl State {
                 self.refused(lane(id), number, count, code, version);
             }
             Event::LaneClosed { lane: id, code, expected: _, retry_after_ms } => {
-                if retry_after_ms.is_none() {
+                if let Some(millis) = retry_after_ms {
+                    self.held_up = Some(Refusal::of(code).after_ms(true, millis).into());
+                    self.ways.closed(lane(id));
+                } else {
                     // Their callers are told: should the key be allowed later, they are not sent again.
                     let abandoned = self.device.abandon_lane(id);
                     debug_assert!(abandoned.is_ok(), "{abandoned:?}");
                     self.lane_refused(lane(id), Refusal::of(code));
-                } else {
-                    self.ways.closed(lane(id));
                 }
             }
             Event::UnknownRun(_) => self.lost = true,

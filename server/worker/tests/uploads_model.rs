@@ -146,6 +146,9 @@ impl File {
             }
             (Heard::Aborted(_), Phase::Aborting) => self.forgotten(),
             (Heard::Failed { code, expected, .. }, phase) => match *code {
+                // What failed before the ABORT came: that is answered by itself, last.
+                Code::NOT_FOUND if phase == Phase::Aborting => self.phase = Phase::Closed,
+                _ if phase == Phase::Aborting => {}
                 Code::MISMATCH => {
                     assert_eq!(phase, Phase::Sealing { wrong: true });
                     self.forgotten();
@@ -156,8 +159,6 @@ impl File {
                     (self.wrong, self.phase) = (false, Phase::Closed);
                 }
                 Code::DISK_FULL | Code::UNKNOWN_OUTCOME | Code::BUSY => self.phase = Phase::Closed,
-                // What failed before the ABORT came.
-                Code::NOT_FOUND if phase == Phase::Aborting => self.phase = Phase::Closed,
                 other => panic!("{other:?} in {phase:?}"),
             },
             other => panic!("{other:?}"),

@@ -393,7 +393,7 @@ fn ending_early_ends_a_child_and_all_it_started() {
     create(folder, &[]);
     for kind in ["--exec", "--pipe"] {
         let mut consume = spile(folder);
-        consume.args(["--timeout", "1s", "consume", "g", kind, GRANDCHILD]);
+        consume.args(["--timeout", "3s", "consume", "g", kind, GRANDCHILD]);
         let mut child = consume.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
         let process = grandchild(folder);
         kill_process(Pid::from_child(&child), Signal::TERM).unwrap();

@@ -291,6 +291,7 @@ impl Intake<'_> {
     pub(crate) fn abort(&mut self, now: Millis, abort: Abort) {
         let number = abort.upload;
         let Some(writing) = self.desk.files.abortable(number) else {
+            self.desk.files.forget_failed(number);
             let scope = Scope::Upload { upload: number, expected: 0 };
             let gate = self.core.next;
             return self.desk.said(gate, Said::fault(Code::NOT_FOUND, scope, "no such upload"));

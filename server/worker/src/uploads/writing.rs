@@ -318,6 +318,12 @@ impl Files {
         self.writing(upload).filter(|writing| open(&writing.state) && writing.seat.over().is_none())
     }
 
+    /// spec §7.4.1: behind the answer to ABORT nothing is said of what failed before it.
+    pub(crate) fn forget_failed(&mut self, upload: u32) {
+        let failed = |one: &Writing| matches!(one.state, State::Failed { .. });
+        self.writings.retain(|one| one.upload != upload || !failed(one));
+    }
+
     /// What rests on the event log beyond `end` is not stored.
     pub(crate) fn lose(&mut self, end: u64, code: Code) {
         self.writings.iter_mut().for_each(|writing| writing.lose(end, code));

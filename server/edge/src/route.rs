@@ -44,6 +44,7 @@ use self::{
 use crate::buffers::Turn;
 use crate::inlet::Arrived;
 use crate::limits::AWAY_RETRY_MS;
+use crate::sessions::Newest;
 use crate::upstream::{Away, Input, Port, Ready, Workers};
 use crate::{Edge, policy::Principal};
 
@@ -67,6 +68,8 @@ pub(crate) struct Who {
     pub(crate) frame_max: u32,
     pub(crate) trace_base: [u8; 8],
     pub(crate) peer: std::net::SocketAddr,
+    /// Is it of its principal and run?
+    pub(crate) newest: Arc<Newest>,
 }
 
 impl Who {
@@ -336,7 +339,9 @@ fn port_at<'p>(
     }
     let port = ports.get_mut(place).ok_or(AWAY)?;
     if port.is_none() {
-        *port = Some(workers.get(place).ok_or(AWAY)?.attach(&attach(who, &who.peer.to_string()))?);
+        let worker = workers.get(place).ok_or(AWAY)?;
+        let attached = who.newest.attach(|| worker.attach(&attach(who, &who.peer.to_string())));
+        *port = Some(attached.ok_or(AWAY)??);
     }
     port.as_deref_mut().map_or(Err(AWAY), |port| Ok(port as &mut dyn Port))
 }

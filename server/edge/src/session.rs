@@ -362,6 +362,7 @@ impl Whole {
             frame_max: greeting.frame_max,
             trace_base,
             peer: self.peer,
+            newest: Arc::clone(&seat.live().newest),
         };
         self.machine.admit(now, wall, Admission { tenant, principal: name, proof });
         let route = Route::new(Arc::clone(edge), who);

@@ -4,6 +4,7 @@
 //! look at the registry still finds it.
 
 use std::collections::HashMap;
+use std::hash::{BuildHasher, RandomState};
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -17,6 +18,23 @@ use spile_protocol::{
 use crate::metrics::{Gauge, Held};
 use crate::registry::Registry;
 use crate::signal::Signal;
+
+/// May a session still be attached? Not once a newer one of its principal and run was taken in: attached behind that one,
+/// the older would take its place.
+#[derive(Debug, Default)]
+pub struct Newest(Mutex<bool>);
+
+impl Newest {
+    /// Attaches, unless a newer session was taken in; one that comes now waits until it is done.
+    pub(crate) fn attach<T>(&self, attach: impl FnOnce() -> T) -> Option<T> {
+        let over = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        (!*over).then(attach)
+    }
+
+    fn give_way(&self) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = true;
+    }
+}
 
 /// Who a live session is.
 #[derive(Debug)]
@@ -37,6 +55,8 @@ pub struct Live {
     pub peer: SocketAddr,
     /// Events that were taken from it and are not acknowledged.
     in_flight: AtomicU32,
+    /// Of its principal and run.
+    pub(crate) newest: Arc<Newest>,
     signal: Arc<Signal>,
 }
 
@@ -60,6 +80,9 @@ pub struct Sessions {
     gauge: Arc<Gauge>,
     next: AtomicU64,
     live: Mutex<HashMap<u64, Arc<Live>>>,
+    /// The number of the newest of each principal and run, by their hash.
+    newest: Mutex<HashMap<u64, u64>>,
+    hasher: RandomState,
 }
 
 /// A session's place in the table; given back when it is dropped.
@@ -81,6 +104,11 @@ impl Seat {
 impl Drop for Seat {
     fn drop(&mut self) {
         self.table.lock().remove(&self.live.number);
+        let mut newest = self.table.newest();
+        let hash = self.table.hash(&self.live);
+        if newest.get(&hash) == Some(&self.live.number) {
+            newest.remove(&hash);
+        }
     }
 }
 
@@ -88,7 +116,8 @@ impl Sessions {
     /// None yet; at most `cap`, and `gauge` shows how many.
     #[must_use]
     pub fn new(cap: usize, gauge: Arc<Gauge>) -> Arc<Self> {
-        Arc::new(Self { cap, gauge, next: AtomicU64::new(1), live: Mutex::default() })
+        let (live, newest, hasher) = Default::default();
+        Arc::new(Self { cap, gauge, next: AtomicU64::new(1), live, newest, hasher })
     }
 
     /// The number of the next session.
@@ -96,7 +125,7 @@ impl Sessions {
         self.next.fetch_add(1, Ordering::Relaxed)
     }
 
-    /// Takes a session in; `None` at the cap.
+    /// Takes a session in; `None` at the cap. An older one of the same principal and run is told to go: spec §5.7.7
     pub fn admit(
         self: &Arc<Self>,
         number: u64,
@@ -106,15 +135,22 @@ impl Sessions {
         signal: Arc<Signal>,
     ) -> Option<Seat> {
         let (tenant, principal) = (Box::from(tenant), Box::from(principal));
-        let in_flight = AtomicU32::new(0);
+        let (in_flight, newest) = (AtomicU32::new(0), Arc::default());
         let live =
-            Arc::new(Live { number, tenant, role, principal, since, run, peer, in_flight, signal });
+            Live { number, tenant, role, principal, since, run, peer, in_flight, newest, signal };
+        let live = Arc::new(live);
         let mut table = self.lock();
         if table.len() >= self.cap {
             return None;
         }
         table.insert(number, Arc::clone(&live));
+        let older = self.newest().insert(self.hash(&live), number);
+        let older = older.and_then(|older| table.get(&older).cloned());
         drop(table);
+        if let Some(older) = older {
+            older.newest.give_way();
+            older.signal.end(Code::REPLACED);
+        }
         Some(Seat { live, table: Arc::clone(self), _held: self.gauge.hold() })
     }
 
@@ -165,6 +201,14 @@ impl Sessions {
         self.lock().len()
     }
 
+    fn newest(&self) -> MutexGuard<'_, HashMap<u64, u64>> {
+        self.newest.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn hash(&self, live: &Live) -> u64 {
+        self.hasher.hash_one((&live.tenant, live.role, &live.principal, live.run))
+    }
+
     fn lock(&self) -> MutexGuard<'_, HashMap<u64, Arc<Live>>> {
         self.live.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -207,6 +251,24 @@ mod tests {
         fn changes(&self) -> watch::Receiver<u64> {
             Copy::new(0).changes()
         }
+    }
+
+    /// Attached behind the newer, the older would take its place.
+    #[test]
+    fn the_newest_of_a_run_wins_and_the_older_is_attached_no_more() {
+        let sessions = Sessions::new(9, Arc::default());
+        let older = admit(&sessions, "a").unwrap();
+        assert_eq!(older.0.live().newest.attach(|| 1), Some(1));
+        let other = admit(&sessions, "b").unwrap();
+        let newer = admit(&sessions, "a").unwrap();
+        assert_eq!(older.1.ended(), Some(Code::REPLACED));
+        assert_eq!(older.0.live().newest.attach(|| 1), None);
+        drop(older);
+        let newest = admit(&sessions, "a").unwrap();
+        assert_eq!((newer.1.ended(), newest.1.ended()), (Some(Code::REPLACED), None));
+        assert_eq!((other.1.ended(), other.0.live().newest.attach(|| 1)), (None, Some(1)));
+        drop((newer, other, newest));
+        assert!(sessions.newest().is_empty());
     }
 
     #[test]

@@ -129,7 +129,7 @@ fn bulk_ends_first_then_events_and_what_was_acknowledged_is_there() {
     let upload = upload.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     until("bulk is full", || is(&server, "chunks", "yellow"));
 
-    // Bulk is refused for now …
+    // Bulk is refused until there is room …
     let mut raw =
         Raw::hello(server.edge(), &tls(&small.data().join("dev"), Some("operator")), [9; 8])
             .unwrap();
@@ -148,7 +148,7 @@ fn bulk_ends_first_then_events_and_what_was_acknowledged_is_there() {
     }
     small.settle(10);
 
-    // Full to the last byte: events are refused for now, what was taken is settled.
+    // Full to the last byte: events are refused until there is room, what was taken is settled.
     let filler = small.fill();
     until("events are full", || is(&server, "log", "yellow"));
     let refused = run(small.path(), &["--timeout", "2s", "publish", "t", "21", "--key", "k"]);

@@ -43,8 +43,8 @@ impl Sleeper {
         Self { client, woken: Arc::default() }
     }
 
-    /// Sleeps: says what it was told before it did.
-    fn sleep(&mut self) -> Vec<Told> {
+    /// Takes what there is until it would have to wait: what it was told.
+    fn rest(&mut self) -> Vec<Told> {
         let (mut told, waker) = (Vec::new(), Waker::from(self.woken.clone()));
         loop {
             told.extend(self.client.poll().0);
@@ -83,9 +83,9 @@ fn world() -> World {
 /// Three sessions whose lanes are open, asleep.
 fn three(world: &World) -> [Sleeper; 3] {
     let mut all = ["a", "b", "c"].map(|name| Sleeper::new(&world.worker, name));
-    all.iter_mut().for_each(|one| drop(one.sleep()));
+    all.iter_mut().for_each(|one| drop(one.rest()));
     while world.log.pump() {}
-    all.iter_mut().for_each(|one| drop(one.sleep()));
+    all.iter_mut().for_each(|one| drop(one.rest()));
     all
 }
 
@@ -96,14 +96,14 @@ fn those_whose_events_are_stored_are_woken_once_and_no_others() {
     for number in 1..=5 {
         for one in [&mut first, &mut second] {
             one.client.event(0, number, b"x");
-            assert_eq!(one.sleep(), []);
+            assert_eq!(one.rest(), []);
             // Looking again while it waits changes nothing.
-            assert_eq!(one.sleep(), []);
+            assert_eq!(one.rest(), []);
         }
         while world.log.pump() {}
         assert_eq!([first.woken(), second.woken(), third.woken()], [1, 1, 0], "{number}");
         for one in [&mut first, &mut second] {
-            assert_eq!(one.sleep(), [Told::Ack { lane: 0, last: number, receipts: vec![] }]);
+            assert_eq!(one.rest(), [Told::Ack { lane: 0, last: number, receipts: vec![] }]);
         }
     }
 }
@@ -114,7 +114,7 @@ fn who_is_stored_before_it_falls_asleep_does_not() {
     let [mut one, ..] = three(&world);
     one.client.event(0, 1, b"x");
     while world.log.pump() {}
-    assert_eq!(one.sleep(), [Told::Ack { lane: 0, last: 1, receipts: vec![] }]);
+    assert_eq!(one.rest(), [Told::Ack { lane: 0, last: 1, receipts: vec![] }]);
 }
 
 #[test]
@@ -125,13 +125,13 @@ fn all_are_woken_where_the_disk_is_full_or_fails() {
         let mut all = three(&world);
         for one in &mut all {
             one.client.event(0, 1, b"x");
-            assert_eq!(one.sleep(), []);
+            assert_eq!(one.rest(), []);
         }
         world.disk.set_fault(Some(Fault { at: world.disk.operations() + 1, sticky: false, kind }));
         world.log.pump();
         for mut one in all {
             assert_eq!(one.woken(), 1, "{kind:?}");
-            let told = one.sleep();
+            let told = one.rest();
             let closed =
                 matches!(told[..], [Told::Closed { lane: 0, code: why, .. }] if why == code);
             assert!(closed, "{kind:?} {told:?}");

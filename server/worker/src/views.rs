@@ -4,9 +4,11 @@
 //! A checkpoint is a shortcut: without one, or with one that can't be read, the views are made from the log alone.
 
 use std::{
+    fs::{File, TryLockError},
     io,
     panic::{AssertUnwindSafe, catch_unwind},
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use crate::checkpoint::{BadRow, Changes, Row};
@@ -91,9 +93,27 @@ fn guarded<T>(
     }
 }
 
+/// How often a start looks whether the store that was open before has let go of its file, and how many times: 10 s in all.
+const LET_GO: (Duration, u32) = (Duration::from_millis(5), 2000);
+
+/// Waits until nothing holds the store's file. Threads of sled's own may keep it for a moment after the last handle was
+/// dropped, and an open that fails for it would cost the checkpoint. No other process has the data folder.
+fn wait_until_let_go(folder: &Path) {
+    let Ok(file) = File::open(folder.join("db")) else { return };
+    let (pause, times) = LET_GO;
+    for _ in 0..times {
+        match file.try_lock() {
+            Err(TryLockError::WouldBlock) => std::thread::sleep(pause),
+            // What else is wrong with it, sled's own open says.
+            Ok(()) | Err(TryLockError::Error(_)) => return,
+        }
+    }
+}
+
 impl SledViews {
     /// Opens the folder, or makes it.
     pub fn open(folder: &Path) -> Result<Self, ViewsError> {
+        wait_until_let_go(folder);
         let config = sled::Config::new()
             .path(folder)
             // A checkpoint flushes when it is whole; nothing in between is worth a sync.

@@ -162,6 +162,8 @@ async fn a_principal_keeps_its_64_newest_runs() {
     let mut client = Client::new(&worker, "a", 7);
     client.lane(0, None, 1);
     assert_eq!(client.told(1).await, [opened(1)]);
+    // Nobody has the worker, and with it its store, beyond its end.
+    drop(client);
     let mut client = Client::new(&worker, "a", 6);
     client.lane(0, None, 2);
     let code = spile_protocol::code::Code::UNKNOWN_RUN;
@@ -174,6 +176,28 @@ async fn a_principal_keeps_its_64_newest_runs() {
     drop(worker);
     assert_eq!(open_with_views(folder.path()).dump(), before);
     assert_eq!(open(&folder.path().join("log")).dump(), before);
+}
+
+/// Sled's own threads keep its file for a moment after it was dropped: who opens it then gets the checkpoint all the same.
+#[tokio::test]
+async fn a_store_that_is_still_let_go_of_is_waited_for() {
+    let folder = tempfile::tempdir().unwrap();
+    let worker = open_with_views(folder.path());
+    publish(&worker, 1).await;
+    worker.checkpoint();
+    drop(worker);
+    let views = folder.path().join("views");
+    let held = std::fs::File::open(views.join("db")).unwrap();
+    held.lock().unwrap();
+    let (tell, told) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        let applied = SledViews::open(&views).and_then(|views| views.load(&mut |_, _| true));
+        tell.send(applied.map_err(|error| error.to_string())).unwrap();
+    });
+    let early = told.recv_timeout(std::time::Duration::from_millis(100));
+    assert!(early.is_err(), "opened while it was held: {early:?}");
+    drop(held);
+    assert!(told.recv().unwrap().unwrap() > 0, "the checkpoint was not found");
 }
 
 /// A worker that is killed within seconds, again and again, never comes to its checkpoint by time.

@@ -145,8 +145,8 @@ fn told(ran: &Ran) -> Value {
     serde_json::from_str(ran.out.trim()).unwrap_or_else(|_| panic!("{}{}", ran.out, ran.err))
 }
 
-/// Says in a file that it has begun, and goes on when there is another.
-const WAITS: &str = "touch begun-$SPILE_METHOD; until [ -e go ]; do sleep 0.02; done; echo done";
+/// Says in a file that it has begun, and goes on when there is another; where its parent was killed it ends with the folder.
+const WAITS: &str = "touch begun-$SPILE_METHOD; while [ -e begun-$SPILE_METHOD ] && [ ! -e go ]; do sleep 0.02; done; echo done";
 
 #[test]
 fn a_call_is_answered_with_what_the_command_prints() {

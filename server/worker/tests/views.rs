@@ -189,7 +189,7 @@ async fn a_store_that_is_still_let_go_of_is_waited_for() {
     let views = folder.path().join("views");
     let held = std::fs::File::open(views.join("db")).unwrap();
     held.lock().unwrap();
-    let (tell, told) = std::sync::mpsc::channel();
+    let (tell, told) = std::sync::mpsc::sync_channel(1);
     std::thread::spawn(move || {
         let applied = SledViews::open(&views).and_then(|views| views.load(&mut |_, _| true));
         tell.send(applied.map_err(|error| error.to_string())).unwrap();

@@ -58,17 +58,22 @@ pub(crate) async fn run(
             return Err(failure);
         }
     };
+    // Asked for before anybody is told that it serves: what comes from then on is not missed.
+    let stop = signal::stop();
+    tokio::pin!(stop);
     let at_once = args.parallel;
     output.notice(&format!("serving {}, {at_once} at once; Ctrl-C ends it", args.service));
     let outcome = loop {
         tokio::select! {
             biased;
-            () = signal::stop() => break Ok(()),
+            () = &mut stop => break Ok(()),
             Some(row) = over.recv() => show(&row, output)?,
             why = serving.ended() => break Err(Failure::client(what.as_str(), &why)),
         }
     };
     if outcome.is_ok() {
+        let again = signal::stop();
+        tokio::pin!(again);
         let running = serving.running();
         if running > 0 {
             output.notice(&format!("waiting for {running} that run; Ctrl-C again does not wait"));
@@ -78,7 +83,7 @@ pub(crate) async fn run(
         loop {
             tokio::select! {
                 biased;
-                () = signal::stop() => return Err(Failure::Quiet(Exit::Failed)),
+                () = &mut again => return Err(Failure::Quiet(Exit::Failed)),
                 Some(row) = over.recv() => show(&row, output)?,
                 () = &mut stopped => break,
             }

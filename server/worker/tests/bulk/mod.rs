@@ -43,16 +43,24 @@ impl Disks {
     }
 
     pub fn log(&self, name: &str, segment_bytes: u64) -> Log {
+        self.log_with(name, Options { segment_bytes, ..Options::default() })
+    }
+
+    /// Commits when the test says so.
+    pub fn log_by_hand(&self, name: &str) -> Log {
+        self.log_with(name, Options { inline: true, ..Options::default() })
+    }
+
+    fn log_with(&self, name: &str, options: Options) -> Log {
         let folder = self.0.path().join(name);
         std::fs::create_dir_all(&folder).unwrap();
         let disk = Arc::new(RealDisk::open(&folder).unwrap());
         let options = Options {
-            segment_bytes,
             prefill: false,
             reserve_bytes: 0,
             free_bytes_low: 0,
             recent_bytes: 0,
-            ..Options::default()
+            ..options
         };
         Log::open(disk, options).unwrap().0
     }

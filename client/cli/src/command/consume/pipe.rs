@@ -65,8 +65,15 @@ pub(super) async fn run(
     typed: &Everywhere,
     output: &mut Output,
 ) -> Result<(), Failure> {
+    // Asked for before the child starts: ended by the system, this would leave it behind.
+    let stop = signal::stop();
+    tokio::pin!(stop);
     let mut piped = Piped::start(command)?;
-    let outcome = piped.serve(taking, output).await;
+    let outcome = tokio::select! {
+        biased;
+        () = stop => Ok(()),
+        outcome = piped.serve(taking, output) => outcome,
+    };
     match outcome {
         Ok(()) => {
             piped.goodbye(typed, output).await;
@@ -113,14 +120,11 @@ impl Piped {
 
     /// Until it is over, or the child fails.
     async fn serve(&mut self, taking: &mut Taking, output: &mut Output) -> Result<(), Failure> {
-        let stop = signal::stop();
-        tokio::pin!(stop);
         loop {
             let free = self.held.len() < taking.parallel && taking.to_begin > 0;
             let idle = self.held.is_empty() && self.answers.is_empty();
             tokio::select! {
                 biased;
-                () = &mut stop => return Ok(()),
                 Some(answered) = self.answers.join_next() => {
                     let Ok((row, asked, answer)) = answered else { continue };
                     row.settled(asked, &answer).show(output)?;

@@ -17,6 +17,9 @@ pub const LINGER: Duration = Duration::from_secs(2);
 /// When a lane whose worker is away is worth opening again, in milliseconds; the client adds its own jitter.
 pub const AWAY_RETRY_MS: u32 = 500;
 
+/// Groups whose lag a status tells: those that are furthest behind.
+pub const LAGS_TOLD: usize = 16;
+
 /// What a worker has said to one session over a link and its task has not taken, in bytes. At the cap: the session ends.
 pub const LINK_INBOX: usize = 8 << 20;
 /// The largest window, in bytes, a subscription has: what is delivered may have to wait at the edge while its client does

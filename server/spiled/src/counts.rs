@@ -45,6 +45,16 @@ impl Collector for Counts {
                 "Events of groups handed out and not settled",
                 narrow(status.in_flight),
             ),
+            (
+                "spile_worker_lag",
+                "Events of groups not settled nor dead, as far as the log was looked at for them",
+                narrow(status.lag),
+            ),
+            (
+                "spile_worker_unread",
+                "Positions not looked at for a group, of all groups",
+                narrow(status.unread),
+            ),
             ("spile_worker_segments", "Segments of the log", status.segments),
             ("spile_worker_log_bytes", "Bytes of the log", narrow(status.log_bytes)),
             ("spile_worker_start", "The first position that is kept", narrow(status.start)),
@@ -61,9 +71,11 @@ impl Collector for Counts {
         }
         for (name, help, value) in [
             ("spile_worker_events", "Events handed to the log", status.events),
+            ("spile_worker_event_bytes", "Their payload bytes", status.bytes),
             ("spile_worker_voids", "Numbers refused for good", status.voids),
             ("spile_worker_duplicates", "Numbers that came again", status.duplicates),
             ("spile_worker_delivered", "Events delivered", status.delivered),
+            ("spile_worker_delivered_bytes", "Their payload bytes", status.delivered_bytes),
             ("spile_worker_commits", "Commits of the log", status.commits),
             (
                 "spile_worker_chunk_commits",

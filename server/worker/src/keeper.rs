@@ -1,5 +1,5 @@
 //! The state and where its checkpoints go, and the thread that writes them, so that nobody who takes events ever waits for
-//! the store.
+//! the store. Once a second it looks at what was counted, too, so that rates can be told.
 
 use std::{
     io,
@@ -13,8 +13,10 @@ use std::{
 
 use crate::{
     checkpoint::Copied,
+    clock::Clock,
     core::Core,
     limits::{CHECKPOINT_POSITIONS, CHECKPOINT_ROWS, CHECKPOINT_S, CHECKPOINT_START},
+    status::Counters,
     views::{self, Views},
 };
 
@@ -89,10 +91,14 @@ pub(crate) struct Keeper {
 }
 
 impl Keeper {
-    pub(crate) fn start(kept: Arc<Kept>) -> io::Result<Self> {
+    pub(crate) fn start(
+        kept: Arc<Kept>,
+        counters: Arc<Counters>,
+        clock: Clock,
+    ) -> io::Result<Self> {
         let shared = kept.clone();
         let builder = thread::Builder::new().name("checkpoints".to_owned());
-        let thread = Some(builder.spawn(move || keep(&shared))?);
+        let thread = Some(builder.spawn(move || keep(&shared, &counters, clock))?);
         Ok(Self { kept, thread })
     }
 }
@@ -109,7 +115,8 @@ impl Drop for Keeper {
     }
 }
 
-fn keep(kept: &Kept) {
+fn keep(kept: &Kept, counters: &Counters, clock: Clock) {
+    counters.look(clock.now());
     // A worker that is killed again and again within seconds must not read a longer log at each start.
     if kept.changed().1 >= CHECKPOINT_START {
         kept.checkpoint();
@@ -118,6 +125,7 @@ fn keep(kept: &Kept) {
     while !kept.closed.load(Ordering::Acquire) {
         thread::park_timeout(Duration::from_secs(1));
         waited_s += 1;
+        counters.look(clock.now());
         let (rows, behind) = kept.changed();
         let much = rows >= CHECKPOINT_ROWS || behind >= CHECKPOINT_POSITIONS;
         if rows > 0 && (much || waited_s >= CHECKPOINT_S) {

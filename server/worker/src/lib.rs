@@ -27,6 +27,7 @@ pub mod links;
 pub mod log;
 mod lookups;
 mod presence;
+mod rates;
 mod rebuild;
 mod receipts;
 pub mod record;

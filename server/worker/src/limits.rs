@@ -183,6 +183,8 @@ pub const READ_KEY_BYTES: usize = 16 * 1024;
 pub const GROUP_FLOOR_EVERY: u64 = 65_536;
 /// Keys that are far behind and get marks of their own at once, where too many others need theirs.
 pub const GROUP_LAGGARDS: usize = 1024;
+/// Groups whose lag a status tells: those that are furthest behind.
+pub const LAGS_TOLD: usize = 16;
 /// Bytes of entries in one SETTLED; more go into further ones.
 pub const GROUP_RECORD_BYTES: usize = 64 * 1024;
 /// Settlements of one member that were not looked at. At the cap its session ends with TOO_FAST.

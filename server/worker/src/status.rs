@@ -1,9 +1,14 @@
 //! Counters, ready for whoever exports them, and what a worker says of itself.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{
+    Mutex, MutexGuard, PoisonError,
+    atomic::{AtomicU64, Ordering},
+};
 
 use serde::Serialize;
+use spile_protocol::time::Instant;
 
+use crate::rates::{Counts, Rates};
 pub use crate::services::{CallsStatus, OpenBreaker};
 pub use crate::uploads::status::FilesStatus;
 
@@ -66,6 +71,7 @@ pub struct Counters {
     pub found: Counter,
     /// GETs that found nothing, or nothing that is new enough.
     pub missed: Counter,
+    rates: Mutex<Rates>,
 }
 
 /// What one call counted: added at once.
@@ -82,6 +88,24 @@ fn wide(n: usize) -> u64 {
 }
 
 impl Counters {
+    /// Looks at what was counted, for the rates: once a second.
+    pub(crate) fn look(&self, now: Instant) {
+        self.rates().look(now, self.paced());
+    }
+
+    /// Events, their bytes and events delivered, in tenths a second; `None` in the first second.
+    pub(crate) fn tenths(&self, now: Instant) -> Option<Counts> {
+        self.rates().tenths(now, self.paced())
+    }
+
+    fn paced(&self) -> Counts {
+        [self.events.get(), self.bytes.get(), self.delivered_events.get()]
+    }
+
+    fn rates(&self) -> MutexGuard<'_, Rates> {
+        self.rates.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     pub(crate) fn count(&self, tally: &Tally) {
         for (counter, n) in [
             (&self.events, tally.events),
@@ -109,6 +133,25 @@ impl Counters {
 fn millis<S: serde::Serializer>(micros: &Option<u64>, out: S) -> Result<S::Ok, S::Error> {
     let micros = micros.map(|micros| u32::try_from(micros).unwrap_or(u32::MAX));
     micros.map(|micros| f64::from(micros) / 1_000.0).serialize(out)
+}
+
+/// Tenths, as a number with a fraction.
+fn tenths<S: serde::Serializer>(tenths: &Option<u64>, out: S) -> Result<S::Ok, S::Error> {
+    let tenths = tenths.map(|tenths| u32::try_from(tenths).unwrap_or(u32::MAX));
+    tenths.map(|tenths| f64::from(tenths) / 10.0).serialize(out)
+}
+
+/// How far a group is behind on this worker.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Lag {
+    /// Whose it is.
+    pub tenant: String,
+    /// Its name.
+    pub name: String,
+    /// Its events that are neither settled nor dead, as far as the log was looked at for it.
+    pub lag: u64,
+    /// Positions that were not looked at for it: without a member nobody does.
+    pub unread: u64,
 }
 
 /// Until a disk is full, in hours: so much is free, and so much an hour is written. `None` where it is not filling.
@@ -158,12 +201,29 @@ pub struct Status {
     pub duplicates: u64,
     /// Events delivered since the start.
     pub delivered: u64,
+    /// Their payload bytes.
+    pub delivered_bytes: u64,
+    /// Events taken a second, over the last ten, in tenths; absent in the first.
+    #[serde(serialize_with = "tenths", skip_serializing_if = "Option::is_none")]
+    pub events_per_s: Option<u64>,
+    /// Their payload bytes a second.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub bytes_per_s: Option<u64>,
+    /// Events delivered a second, in tenths.
+    #[serde(serialize_with = "tenths", skip_serializing_if = "Option::is_none")]
+    pub delivered_per_s: Option<u64>,
     /// Durable groups.
     pub groups: usize,
     /// Their events handed out and not settled.
     pub in_flight: u64,
     /// Their dead letters.
     pub dead: usize,
+    /// Their events that are neither settled nor dead, as far as the log was looked at.
+    pub lag: u64,
+    /// Positions that were not looked at, of all of them.
+    pub unread: u64,
+    /// Those that are furthest behind, the furthest first.
+    pub lags: Vec<Lag>,
     /// Their events handed out again since the start.
     pub redelivered: u64,
     /// Their events that were done since the start.

@@ -162,7 +162,7 @@ pub struct Worker {
     pub(crate) log: Arc<dyn EventLog>,
     pub(crate) kept: Arc<Kept>,
     /// What it counts.
-    pub counters: Counters,
+    pub counters: Arc<Counters>,
     /// Its clock, for what has a deadline.
     pub(crate) clock: Clock,
     services: Mutex<Services>,
@@ -255,7 +255,9 @@ impl Worker {
             Core::new(log.clone(), tables, registered, values, cursors, uploads, waiting.clone());
         core.groups = groups;
         let kept = Arc::new(Kept::new(core, views, checkpoint));
-        let keeper = Keeper::start(kept.clone()).map_err(OpenError::Thread)?;
+        let (counters, clock) = (Arc::<Counters>::default(), Clock::start());
+        let keeper = Keeper::start(kept.clone(), counters.clone(), clock);
+        let keeper = keeper.map_err(OpenError::Thread)?;
         let jobs = Arc::new(Jobs::default());
         let tender =
             tended.then(|| Tender::start(kept.clone(), jobs.clone(), config.upload_idle_ms));
@@ -263,13 +265,13 @@ impl Worker {
         let retention = Retention::new(kept.clone(), log.clone(), config.clone());
         let retainer = (!inline).then(|| Retainer::start(retention.clone()));
         let retainer = retainer.transpose().map_err(OpenError::Thread)?;
-        let (counters, sessions) = (Counters::default(), AtomicU64::new(0));
+        let sessions = AtomicU64::new(0);
         Ok(Arc::new(Self {
             config,
             log,
             kept,
             counters,
-            clock: Clock::start(),
+            clock,
             services: Mutex::default(),
             sessions,
             waiting,
@@ -445,6 +447,8 @@ impl Worker {
         wrong.append(&mut files.wrong);
         let tables = &core.tables;
         let (groups, in_flight, dead) = core.groups.counts();
+        let (lag, unread, lags) = core.groups.lags(durable.end.get());
+        let rates = self.counters.tenths(self.clock.now());
         Status {
             files,
             calls: self.calls(),
@@ -470,9 +474,16 @@ impl Worker {
             voids: self.counters.voids.get(),
             duplicates: self.counters.duplicates.get(),
             delivered: self.counters.delivered_events.get(),
+            delivered_bytes: self.counters.delivered_bytes.get(),
+            events_per_s: rates.map(|[events, ..]| events),
+            bytes_per_s: rates.map(|[_, bytes, _]| bytes / 10),
+            delivered_per_s: rates.map(|[.., delivered]| delivered),
             groups,
             in_flight,
             dead,
+            lag,
+            unread,
+            lags,
             redelivered: self.counters.redelivered.get(),
             settled: self.counters.settled.get(),
             died: self.counters.died.get(),

@@ -3,11 +3,15 @@
 //! Pure. Numbers that count are summed, lists are joined, all else is the first's. Invariant: where a worker is missing
 //! from an answer, the answer says `partial`.
 
+use std::cmp::Reverse;
+use std::collections::BTreeMap;
+
 use serde_json::{Map, Value};
 use spile_protocol::code::Code;
 
 use super::aim::{Wrong, wrong};
 use super::devices::Own;
+use crate::limits::LAGS_TOLD;
 
 /// How objects about the same thing become one.
 #[derive(Debug)]
@@ -334,6 +338,7 @@ fn status(parts: Vec<(&str, Outcome)>, edge: Map<String, Value>) -> Map<String, 
             said.filter_map(Value::as_str).map(|why| Value::from(format!("worker {name}: {why}"))),
         );
     }
+    let sums = sums(&mut workers);
     let fine = |object: &Map<String, Value>| object.get("healthy") == Some(&Value::Bool(true));
     let healthy = wrong.is_empty() && workers.iter().all(fine);
     let mut whole = Map::from_iter([
@@ -343,10 +348,50 @@ fn status(parts: Vec<(&str, Outcome)>, edge: Map<String, Value>) -> Map<String, 
         ("edge".to_owned(), Value::Object(edge)),
         ("workers".to_owned(), workers.into_iter().map(Value::Object).collect()),
     ]);
+    whole.extend(sums);
     if partial {
         whole.insert("partial".to_owned(), Value::Bool(true));
     }
     whole
+}
+
+/// Rates and lags of all workers together (admin §2.2); the groups are told here, not with each worker.
+fn sums(workers: &mut [Map<String, Value>]) -> Map<String, Value> {
+    let mut whole = Map::new();
+    for field in ["bytes_per_s", "lag", "unread"] {
+        let known = workers.iter().filter_map(|worker| worker.get(field)?.as_u64());
+        let sum = known.reduce(u64::saturating_add);
+        whole.extend(sum.map(|sum| (field.to_owned(), Value::from(sum))));
+    }
+    for field in ["events_per_s", "delivered_per_s"] {
+        let known = workers.iter().filter_map(|worker| worker.get(field)?.as_f64());
+        let sum = known.reduce(|one, other| one + other);
+        let tenth = |sum: f64| (sum * 10.0).round() / 10.0;
+        whole.extend(sum.map(|sum| (field.to_owned(), Value::from(tenth(sum)))));
+    }
+    whole.insert("lags".to_owned(), Value::Array(lags(workers)));
+    whole
+}
+
+/// The groups that are furthest behind, the furthest first.
+fn lags(workers: &mut [Map<String, Value>]) -> Vec<Value> {
+    const SUMMED: Rule = Rule { summed: &["lag", "unread"], joined: &[] };
+    let mut of = BTreeMap::<(String, String), Map<String, Value>>::new();
+    for lag in workers.iter_mut().flat_map(|worker| take_list(worker, "lags")) {
+        let name = (text(&lag, "tenant").to_owned(), text(&lag, "name").to_owned());
+        if let Value::Object(lag) = lag {
+            SUMMED.add(of.entry(name).or_default(), lag);
+        }
+    }
+    let number = |lag: &Map<String, Value>, field| lag.get(field).and_then(Value::as_u64);
+    let behind = |lag: &Map<String, Value>| {
+        let [lag, unread] = ["lag", "unread"].map(|field| number(lag, field).unwrap_or_default());
+        Reverse(lag.saturating_add(unread))
+    };
+    let mut lags: Vec<_> = of.into_values().collect();
+    lags.sort_by_key(behind);
+    lags.truncate(LAGS_TOLD);
+    lags.into_iter().map(Value::Object).collect()
 }
 
 fn unreachable(reachable: bool, why: &str) -> Map<String, Value> {
@@ -463,6 +508,47 @@ mod tests {
         assert_eq!(partial.unwrap()["partial"], json!(true));
         let none = vec![not_found(), not_found()];
         assert_eq!(folded(&Fold::Steps(Steps::default()), none), Err(Code::NOT_FOUND));
+    }
+
+    #[test]
+    fn rates_and_lags_are_those_of_all_workers() {
+        let worker = |events_per_s, lag, lags: &[(&str, &str, u64, u64)]| {
+            let lags: Vec<_> = (lags.iter())
+                .map(|(tenant, name, lag, unread)| {
+                    json!({"tenant": tenant, "name": name, "lag": lag, "unread": unread})
+                })
+                .collect();
+            let (bytes_per_s, delivered_per_s, unread) = (10, 0.2, 3);
+            came(json!({
+                "events_per_s": events_per_s, "bytes_per_s": bytes_per_s, "lag": lag, "lags": lags,
+                "delivered_per_s": delivered_per_s, "unread": unread,
+            }))
+        };
+        let one = worker(0.1, 12, &[("main", "mail", 8, 0), ("north", "mail", 4, 3)]);
+        let two = worker(0.2, 7, &[("main", "bills", 6, 3), ("north", "mail", 1, 0)]);
+        let status = folded(&Fold::Status, vec![one, two, Outcome::Away]).unwrap();
+        for (field, sum) in [("bytes_per_s", 20), ("lag", 19), ("unread", 6)] {
+            assert_eq!(status[field], json!(sum), "{field}");
+        }
+        assert_eq!(status["events_per_s"], json!(0.3));
+        assert_eq!(status["delivered_per_s"], json!(0.4));
+        let row = |tenant: &str, name: &str, lag: u64, unread: u64| json!({"tenant": tenant, "name": name, "lag": lag, "unread": unread});
+        let rows = json!([
+            row("main", "bills", 6, 3),
+            row("main", "mail", 8, 0),
+            row("north", "mail", 5, 3)
+        ]);
+        assert_eq!(status["lags"], rows);
+        assert_eq!(status["workers"][0].get("lags"), None);
+        // More than are told: the furthest behind, and all of them in the sum.
+        let many: Vec<_> = (0..40_u64).map(|n| ("main", format!("g{n:02}"), n, 0)).collect();
+        let many: Vec<_> = many.iter().map(|(t, name, n, u)| (*t, name.as_str(), *n, *u)).collect();
+        let status = folded(&Fold::Status, vec![worker(0.0, 780, &many)]).unwrap();
+        let told = status["lags"].as_array().unwrap();
+        assert_eq!((told.len(), &told[0]["name"]), (LAGS_TOLD, &json!("g39")));
+        // In a worker's first second there is no rate.
+        let first = folded(&Fold::Status, vec![came(json!({"lag": 0, "lags": []}))]).unwrap();
+        assert_eq!((first.get("events_per_s"), &first["lag"]), (None, &json!(0)));
     }
 
     #[test]

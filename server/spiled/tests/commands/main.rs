@@ -7,6 +7,7 @@ mod groups;
 mod letters;
 mod spile;
 mod state;
+mod status;
 
 use std::{
     io::Write,

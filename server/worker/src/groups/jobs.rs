@@ -217,7 +217,9 @@ impl Job {
             core.groups.find(&self.name.0, &self.name.1).map(|(_, group)| group.shared.clone())
         };
         if let Some(shared) = shared {
-            shared.live().note_counted(events, to);
+            let mut live = shared.live();
+            live.note_counted(events, to);
+            live.hint(&shared);
         }
     }
 

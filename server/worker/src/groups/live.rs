@@ -319,6 +319,9 @@ impl Live {
         shared.gate.store(self.keys.gate(), Ordering::Release);
         shared.due.store(self.keys.due(), Ordering::Release);
         shared.in_flight.store(self.keys.in_flight(), Ordering::Release);
+        shared.produced.store(self.produced(), Ordering::Release);
+        shared.counted_to.store(self.counted_to().max(self.cursor.at_end), Ordering::Release);
+        shared.counted_stamp.store(self.stamp, Ordering::Release);
     }
 
     /// A key changed for good: the next record says how far it is.

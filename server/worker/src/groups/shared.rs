@@ -29,6 +29,10 @@ pub(crate) struct Shared {
     pub(crate) due: AtomicU64,
     /// Events handed out and not settled.
     pub(crate) in_flight: AtomicU64,
+    /// Events that match, up to where they were counted, and which stamp that holds for.
+    pub(crate) produced: AtomicU64,
+    pub(crate) counted_to: AtomicU64,
+    pub(crate) counted_stamp: AtomicU64,
 }
 
 impl std::fmt::Debug for Shared {

@@ -4,6 +4,7 @@
 //! not durable waits in `coming`.
 
 use std::{
+    cmp::Reverse,
     collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque},
     sync::{Arc, atomic::Ordering},
 };
@@ -18,7 +19,9 @@ use crate::{
         shared::Shared,
         unsettled::Fence,
     },
+    limits::LAGS_TOLD,
     record::{self, Names, kind},
+    status::Lag,
 };
 
 /// Tenant and name.
@@ -207,6 +210,23 @@ impl Groups {
         })
     }
 
+    /// How far all are behind, what was not looked at for them, and who is furthest behind; `end`: of the log.
+    pub(crate) fn lags(&self, end: u64) -> (u64, u64, Vec<Lag>) {
+        let live = self.of.iter().filter(|(_, group)| !group.removed);
+        let mut behind: Vec<_> = live.map(|(name, group)| (group.lag(end), name)).collect();
+        let sums = |(lag, unread): (u64, u64), &((of, not), _): &((u64, u64), _)| {
+            (lag.saturating_add(of), unread.saturating_add(not))
+        };
+        let (lag, unread) = behind.iter().fold((0, 0), sums);
+        behind.sort_by_key(|&((lag, unread), _)| Reverse(lag.saturating_add(unread)));
+        let told = behind.into_iter().filter(|&(of, _)| of != (0, 0)).take(LAGS_TOLD);
+        let told = told.map(|((lag, unread), name)| {
+            let (tenant, name) = Name::clone(name);
+            Lag { tenant, name, lag, unread }
+        });
+        (lag, unread, told.collect())
+    }
+
     /// Rows that a checkpoint would write.
     pub(crate) fn dirty(&self) -> usize {
         let rows = |group: &Group| {
@@ -218,6 +238,21 @@ impl Groups {
 }
 
 impl Group {
+    /// Its events that are neither settled nor dead, as far as they were counted, and positions from there to the end.
+    fn lag(&self, end: u64) -> (u64, u64) {
+        let Shared { produced, counted_to, counted_stamp, .. } = &*self.shared;
+        let counted = counted_stamp.load(Ordering::Acquire) == self.shared.stamp();
+        // Nobody looked since the start, or since it was sent elsewhere: what is known is what the view says.
+        let (produced, upto) = if counted {
+            (produced.load(Ordering::Acquire), counted_to.load(Ordering::Acquire))
+        } else {
+            (self.passed, self.floor)
+        };
+        let dead = u64::try_from(self.letters.len()).unwrap_or(u64::MAX);
+        let over = self.settled.saturating_add(self.dropped).saturating_add(dead);
+        (produced.saturating_add(self.carried).saturating_sub(over), end.saturating_sub(upto))
+    }
+
     pub(super) fn new(tail: &GroupTail, definition: Arc<Definition>) -> Self {
         let GroupTail { id, epoch, removed, start, .. } = *tail;
         Self {

@@ -244,10 +244,34 @@ pub(crate) fn print(text: &str) -> anyhow::Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use clap::CommandFactory;
+
+    use crate::config::page;
 
     #[test]
     fn the_command_line_is_sound() {
         super::Line::command().debug_assert();
+    }
+
+    /// docs/configuration.md names each flag beside the key it is for, and no other.
+    #[test]
+    fn every_flag_stands_beside_its_key() {
+        let whole =
+            ["spiled", "--data", "d", "--listen", "[::1]:1", "--admin", "[::1]:2", "--log", "json"];
+        let flags = <super::Line as clap::Parser>::parse_from(whole).flags;
+        let known: BTreeSet<_> = ["listen.address", "links.listen"]
+            .into_iter()
+            .flat_map(|listen| super::overrides(&flags, listen).flags)
+            .map(|(flag, key, _)| (key, flag))
+            .collect();
+        let rows = page::rows().into_iter().filter(|row| !row.flag.is_empty());
+        assert_eq!(rows.map(|row| (row.key, row.flag)).collect::<BTreeSet<_>>(), known);
+        let line = super::Line::command();
+        let global = line.get_arguments().filter(|flag| flag.is_global_set());
+        let named: BTreeSet<_> = global.filter_map(|flag| flag.get_long()).collect();
+        let told = known.iter().map(|(_, flag)| flag.trim_start_matches('-')).chain(["config"]);
+        assert_eq!(told.collect::<BTreeSet<_>>(), named);
     }
 }

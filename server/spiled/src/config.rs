@@ -6,6 +6,8 @@
 mod check;
 mod keys;
 mod mistake;
+#[cfg(test)]
+pub(crate) mod page;
 mod reader;
 mod retention;
 mod show;

@@ -91,7 +91,7 @@ pub(super) const LIST_KEYS: &[(&str, &[&str])] = &[
 ];
 
 /// Short environment names beside the derived ones.
-const SHORT: &[(&str, &str)] = &[
+pub(super) const SHORT: &[(&str, &str)] = &[
     ("SPILED_LISTEN", "listen.address"),
     ("SPILED_ADMIN", "admin.address"),
     ("SPILED_LOG", "log.filter"),

@@ -212,6 +212,24 @@ impl<S: Storage, T: AsRef<str>> Device<S, T> {
         matches!(self.state, State::Closed(_))
     }
 
+    /// The state's name in spec §17.1.
+    #[must_use]
+    pub const fn state(&self) -> &'static str {
+        match self.state {
+            State::Idle => "Idle",
+            State::Greeting {
+                auth:
+                    Auth::Due(Some(key::Binding::Nonces { .. }))
+                    | Auth::Sent(Some(key::Binding::Nonces { .. })),
+                ..
+            } => "Challenged",
+            State::Greeting { .. } => "Greeting",
+            State::Open => "Open",
+            State::Draining => "Draining",
+            State::Closed(_) => "Closed",
+        }
+    }
+
     /// Why; `None` while the connection is good. Code 0: it ended as it should.
     #[must_use]
     pub const fn close_reason(&self) -> Option<Code> {

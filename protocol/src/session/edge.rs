@@ -143,6 +143,19 @@ impl Session {
         matches!(self.state, State::Closed(_))
     }
 
+    /// The state's name in spec §17.3.
+    #[must_use]
+    pub const fn state(&self) -> &'static str {
+        match self.state {
+            State::Greeting { .. } => "Greeting",
+            State::Proving { .. } => "Proving",
+            State::Deciding { .. } => "Deciding",
+            State::Open => "Open",
+            State::Draining { .. } => "Draining",
+            State::Closed(_) => "Closed",
+        }
+    }
+
     /// Why the session is over; `None` while it is not. Code 0: it ended as it should.
     #[must_use]
     pub const fn close_reason(&self) -> Option<Code> {

@@ -117,6 +117,15 @@ impl Link {
         matches!(self.state, State::Open)
     }
 
+    const fn state(&self) -> &'static str {
+        match self.state {
+            State::Greeting { .. } => "Greeting",
+            State::Open => "Open",
+            State::Draining => "Draining",
+            State::Closed(_) => "Closed",
+        }
+    }
+
     const fn closed(&self) -> Option<Code> {
         match self.state {
             State::Closed(code) => Some(code),
@@ -256,7 +265,9 @@ impl Link {
 
     /// spec §10.1.1: slots and versions are compared on both sides.
     fn greeted<'b>(&mut self, message: &Message<'b>) -> Result<Came<'b>, Wrong> {
-        if let Message::Fault(Fault { code, .. }) | Message::GoAway(GoAway { code, .. }) = message {
+        if let Message::Fault(Fault { code, scope: Scope::Session, .. })
+        | Message::GoAway(GoAway { code, .. }) = message
+        {
             self.state = State::Closed(*code);
             return Ok(Came::Leaving(*code));
         }
@@ -404,9 +415,14 @@ impl Link {
 
     fn goaway(&mut self, code: Code) {
         match self.state {
-            State::Greeting { .. } | State::Open | State::Draining => {
+            State::Open | State::Draining => {
                 self.due.goaway = Some(code);
                 self.state = State::Draining;
+            }
+            // Nothing is in flight, and a LINK_HELLO that comes now would find nobody who waits for it.
+            State::Greeting { .. } => {
+                self.due.goaway = Some(code);
+                self.state = State::Closed(code);
             }
             State::Closed(_) => {}
         }
@@ -478,6 +494,12 @@ macro_rules! common {
             #[must_use]
             pub const fn is_open(&self) -> bool {
                 self.link.is_open()
+            }
+
+            /// The state's name in spec §17.4.
+            #[must_use]
+            pub const fn state(&self) -> &'static str {
+                self.link.state()
             }
 
             /// Why the link is over; `None` while it is not.

@@ -148,7 +148,8 @@ impl<S: Storage, T: AsRef<str>> Device<S, T> {
         }
     }
 
-    /// The server broke the protocol, or is not who it should be: it is told, where it listens.
+    /// The server broke the protocol, or is not who it should be: it is told, where it listens. spec §17.0: a client says
+    /// no FAULT.
     fn fail<'b>(&mut self, code: Code, detail: &'static str) -> Event<'b> {
         self.due.goaway = Some(code);
         self.state = State::Closed(code);
@@ -169,7 +170,7 @@ impl<S: Storage, T: AsRef<str>> Device<S, T> {
             self.state = State::Greeting { deadline, hello, auth: Auth::Due(Some(binding)) };
             return None;
         }
-        if let Message::Fault(fault) = message {
+        if let Message::Fault(fault @ Fault { scope: Scope::Session, .. }) = message {
             return Some(self.faulted(Instant(0), fault));
         }
         if let Message::GoAway(goaway) = message {

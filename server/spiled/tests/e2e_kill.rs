@@ -1,181 +1,45 @@
 //! kill -9 of the real binary at random moments under load. A parent keeps the ledger of what was acknowledged, and in
 //! the end reads everything back: nothing lost, nothing doubled, nothing out of order for a key.
 //!
-//! All-in-one first, then one worker of two behind an edge, which a client sees as lanes that are closed for a while, then
-//! the edge itself.
+//! All-in-one first, then one worker of two behind an edge, which a client sees as lanes that are closed for a while and
+//! as a subscription of which a part waits, then the edge itself.
 //!
-//! `SPILE_KILLS` says how often (20), `SPILE_SPLIT_KILLS` how often an edge or a worker of three processes (10), `SPILE_SEED`
+//! `SPILE_KILLS` says how often (20), `SPILE_SPLIT_KILLS` how often an edge or a worker of three processes (20), `SPILE_SEED`
 //! repeats the moments of an earlier run.
 #![allow(
     clippy::unwrap_used,
     clippy::panic,
     clippy::wildcard_enum_match_arm,
+    clippy::print_stdout,
+    unreachable_pub,
     reason = "a test fails by panicking, and shows what it did not expect"
 )]
 
 mod e2e;
+mod kill;
 
-use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Duration;
 
-use e2e::split::Split;
-use e2e::{Acked, Gone, Raw, Server, acked, all_in_one, bind, catch_up, event, seen, tls};
+use e2e::split::{Running, Split, home};
+use e2e::{Raw, Server, acked, all_in_one, bind, event, tls};
+use kill::reader::{Found, Reader};
+use kill::{Publisher, WINDOW, acknowledged, in_flight, until, wait_for_load};
 use rustix::process::Signal;
 use rustls::ClientConfig;
-use spile_protocol::message::Message;
 use tempfile::TempDir;
-
-const PUBLISHERS: u8 = 4;
-const LANES: u32 = 3;
-/// In flight on each lane.
-const WINDOW: u64 = 24;
-/// A life's events on each lane, so that many lives do not make a log that takes long to read.
-const A_LIFE: u64 = 1_500;
-
-/// One lane, as its publisher knows it.
-#[derive(Debug, Default)]
-struct Lane {
-    acked: u64,
-    sent: u64,
-    /// The highest number ever sent.
-    most: u64,
-}
-
-/// Who publishes, over all lives of the server: one run, one key a lane.
-#[derive(Debug)]
-struct Publisher {
-    id: u8,
-    lanes: Vec<Lane>,
-}
-
-impl Publisher {
-    fn new(id: u8) -> Self {
-        Self { id, lanes: (0..LANES).map(|_| Lane::default()).collect() }
-    }
-
-    fn key(&self, lane: u32) -> String {
-        format!("p{}-{lane}", self.id)
-    }
-
-    /// Publishes until the server is gone, or enough for one life; never more in flight than the window.
-    fn live(&mut self, address: SocketAddr, tls: &Arc<ClientConfig>) -> Result<(), Gone> {
-        let mut raw = Raw::hello(address, tls, [self.id; 8]).map_err(|_| Gone)?;
-        self.open(&mut raw)?;
-        let limits: Vec<u64> = self.lanes.iter().map(|lane| lane.acked + A_LIFE).collect();
-        while self.lanes.iter().zip(&limits).any(|(lane, limit)| lane.acked < *limit) {
-            self.send(&mut raw, &limits)?;
-            match raw.next(acked)? {
-                Some(Acked::Through(lane, last)) => self.lane(lane).acked = last,
-                // A lane whose worker is away: the client comes back, here with a new session.
-                None => return Err(Gone),
-                Some(other) => panic!("{other:?}"),
-            }
-        }
-        Ok(())
-    }
-
-    fn lane(&mut self, lane: u32) -> &mut Lane {
-        self.lanes.get_mut(usize::try_from(lane).unwrap() - 1).unwrap()
-    }
-
-    fn open(&mut self, raw: &mut Raw) -> Result<(), Gone> {
-        for lane in 1..=LANES {
-            let key = self.key(lane);
-            let first = self.lane(lane).acked + 1;
-            let last = raw.open(lane, Some(&key), first).map_err(|text| {
-                let away = text == "closed" || text.contains("retry: true");
-                assert!(away, "a lane was refused: {text}");
-                Gone
-            })?;
-            let known = self.lane(lane);
-            assert!(
-                last >= known.acked,
-                "{key}: {} were acknowledged, {last} are known",
-                known.acked
-            );
-            assert!(last <= known.most, "{key}: {} were sent, {last} are known", known.most);
-            // All from the first that was not acknowledged is sent again: numbers make that safe.
-            known.sent = first - 1;
-            // The answer is an acknowledgement too.
-            known.acked = last;
-            raw.send(&[bind(lane, lane, "ledger/t")]).map_err(|_| Gone)?;
-        }
-        Ok(())
-    }
-
-    fn send(&mut self, raw: &mut Raw, limits: &[u64]) -> Result<(), Gone> {
-        let mut payloads = Vec::new();
-        for (lane, limit) in (1..=LANES).zip(limits) {
-            let known = self.lane(lane);
-            while known.sent < (known.acked + WINDOW).min(*limit) {
-                known.sent += 1;
-                known.most = known.most.max(known.sent);
-                payloads.push((lane, known.sent.to_string()));
-            }
-        }
-        let events: Vec<_> =
-            payloads.iter().map(|(lane, payload)| event(*lane, payload.as_bytes())).collect();
-        raw.send(&events).map_err(|_| Gone)
-    }
-}
-
-fn kill_under_load(killed: &str) {
-    let seed = number("SPILE_SEED", u64::from(std::process::id()) << 20 | 1);
-    let kills = number("SPILE_SPLIT_KILLS", 10);
-    println!("SPILE_SEED={seed} SPILE_SPLIT_KILLS={kills} of {killed}");
-    let (split, mut running) = Split::started();
-    let address = running.get("edge-e1").unwrap().edge();
-    let config = split.operator();
-    let mut publishers: Vec<_> = (1..=PUBLISHERS).map(Publisher::new).collect();
-    let mut moments = Moments(seed);
-    let role = killed.split('-').next().unwrap();
-    let over = AtomicBool::new(false);
-    std::thread::scope(|scope| {
-        for publisher in &mut publishers {
-            let (config, over) = (&config, &over);
-            // A life that ended well after the last kill has all of its events acknowledged.
-            scope.spawn(move || {
-                while publisher.live(address, config).is_err() || !over.load(Ordering::Acquire) {}
-            });
-        }
-        for _ in 0..kills {
-            std::thread::sleep(Duration::from_micros(moments.next(100_000)));
-            running.remove(killed).unwrap().end(Signal::KILL);
-            running.insert(killed.to_owned(), split.start(role, killed));
-        }
-        over.store(true, Ordering::Release);
-    });
-    let found = read_back(address, &config);
-    for publisher in &publishers {
-        for (lane, known) in (1..=LANES).zip(&publisher.lanes) {
-            let key = publisher.key(lane);
-            assert_eq!(found.get(&key), Some(&known.acked), "{key}");
-        }
-    }
-}
-
-#[test]
-fn a_worker_that_is_killed_and_comes_back_loses_nothing_and_holds_up_nobody_else() {
-    kill_under_load("worker-a");
-}
-
-#[test]
-fn an_edge_that_is_killed_and_comes_back_loses_nothing() {
-    kill_under_load("edge-e1");
-}
 
 /// xorshift: the moments of a run, from its seed.
 struct Moments(u64);
 
 impl Moments {
-    fn next(&mut self, below: u64) -> u64 {
+    fn next(&mut self, below_us: u64) -> Duration {
         self.0 ^= self.0 << 13;
         self.0 ^= self.0 >> 7;
         self.0 ^= self.0 << 17;
-        self.0 % below
+        Duration::from_micros(self.0 % below_us)
     }
 }
 
@@ -183,90 +47,176 @@ fn number(name: &str, default: u64) -> u64 {
     std::env::var(name).map_or(default, |text| text.parse().unwrap())
 }
 
+/// How often one is killed, and what was under way then.
+struct Kills {
+    of: &'static str,
+    wanted: u64,
+    moments: Moments,
+    under_load: u64,
+}
+
+impl Kills {
+    fn new(of: &'static str, variable: &str) -> Self {
+        let wanted = number(variable, 20);
+        let seed = number("SPILE_SEED", u64::from(std::process::id()) << 20 | 1);
+        println!("SPILE_SEED={seed} {variable}={wanted} of {of}");
+        Self { of, wanted, moments: Moments(seed), under_load: 0 }
+    }
+
+    /// Lets the load go on for a random time from when it is there, and kills.
+    fn kill(&mut self, server: Server, publishers: &[Publisher], at: Option<&str>, below_us: u64) {
+        wait_for_load(publishers, at);
+        std::thread::sleep(self.moments.next(below_us));
+        self.under_load += u64::from(in_flight(publishers, at) > 0);
+        server.end(Signal::KILL);
+    }
+
+    /// Says what was done; a kill of a server that does nothing proves nothing.
+    fn over(self, publishers: &[Publisher]) {
+        let Self { of, wanted, under_load, .. } = self;
+        let acked = acknowledged(publishers, None);
+        println!(
+            "result: {wanted} kills of {of}, {under_load} of them with events in flight; {acked} acknowledged: 0 lost, \
+             0 doubled, 0 out of order"
+        );
+        assert!(under_load * 10 >= wanted * 9, "only {under_load} of {wanted} came under load");
+    }
+}
+
 #[test]
 fn what_was_acknowledged_survives_kill_9_once_and_in_order() {
-    let kills = number("SPILE_KILLS", 20);
-    let seed = number("SPILE_SEED", u64::from(std::process::id()) << 20 | 1);
-    println!("SPILE_SEED={seed} SPILE_KILLS={kills}");
     let folder = TempDir::new().unwrap();
     let (data, log) = (folder.path().join("data"), folder.path().join("log"));
-    let mut moments = Moments(seed);
-    let mut publishers: Vec<_> = (1..=PUBLISHERS).map(Publisher::new).collect();
-    for _ in 0..kills {
+    let (publishers, never) = (Publisher::all(), AtomicBool::new(false));
+    let mut kills = Kills::new("all-in-one", "SPILE_KILLS");
+    for _ in 0..kills.wanted {
         let server = Server::start(&mut all_in_one(&data), &log);
         let (address, config) = (server.edge(), tls(&data.join("dev"), Some("operator")));
         std::thread::scope(|scope| {
-            for publisher in &mut publishers {
-                let config = &config;
-                scope.spawn(move || publisher.live(address, config));
+            for publisher in &publishers {
+                let (config, never) = (&config, &never);
+                scope.spawn(move || publisher.live(address, config, never));
             }
-            std::thread::sleep(Duration::from_micros(moments.next(250_000)));
-            server.end(Signal::KILL);
+            kills.kill(server, &publishers, None, 250_000);
         });
     }
-    let acked: u64 =
-        publishers.iter().flat_map(|publisher| &publisher.lanes).map(|lane| lane.acked).sum();
-    assert!(acked > kills * 100, "only {acked} were acknowledged: the load was none");
     let server = Server::start(&mut all_in_one(&data), &log);
-    let found = read_back(server.edge(), &tls(&data.join("dev"), Some("operator")));
-    for publisher in &publishers {
-        for (lane, known) in (1..=LANES).zip(&publisher.lanes) {
-            let key = publisher.key(lane);
-            let last = found.get(&key).copied().unwrap_or_default();
-            assert!(
-                last >= known.acked,
-                "{key}: lost, {} were acknowledged, {last} are there",
-                known.acked
-            );
-            assert!(
-                last <= known.acked + WINDOW,
-                "{key}: {last} are there, {} were acknowledged",
-                known.acked
-            );
-        }
+    let found = Reader::read_back(server.edge(), &tls(&data.join("dev"), Some("operator")));
+    for lane in publishers.iter().flat_map(|publisher| &publisher.lanes) {
+        let (key, acked) = (&lane.key, lane.acked());
+        let last = found.get(key).copied().unwrap_or_default();
+        assert!(last >= acked, "{key}: lost, {acked} were acknowledged, {last} are there");
+        assert!(last <= acked + WINDOW, "{key}: {last} are there, {acked} were acknowledged");
     }
-    println!("{acked} acknowledged");
+    kills.over(&publishers);
 }
 
-/// Reads everything; for each key the payloads must be 1, 2, 3 … at versions 1, 2, 3 …: how far they go.
-fn read_back(address: SocketAddr, tls: &Arc<ClientConfig>) -> HashMap<String, u64> {
-    let mut raw = Raw::hello(address, tls, [9; 8]).unwrap();
-    raw.send(&[catch_up("ledger/#")]).unwrap();
-    let mut found = HashMap::<String, u64>::new();
-    let (mut key, mut deliveries) = (String::new(), 0);
-    loop {
-        let more = raw.next(|message| match message {
-            Message::Deliver(deliver) => {
-                if let Some(named) = deliver.key {
-                    named.clone_into(&mut key);
-                }
-                let last = found.entry(key.clone()).or_default();
-                for (at, payload) in (0..).zip(deliver.lengths.split(deliver.payload)) {
-                    let payload = std::str::from_utf8(payload).unwrap();
-                    assert_eq!(
-                        payload,
-                        (*last + 1).to_string(),
-                        "{key}: doubled, lost or out of order"
-                    );
-                    assert_eq!(
-                        deliver.version.0 + at,
-                        *last + 1,
-                        "{key}: the version of {payload}"
-                    );
-                    *last += 1;
-                }
-                deliveries += 1;
-                true
+/// Ends the load, however its test ends.
+struct Ends<'a>([&'a AtomicBool; 2]);
+
+impl Drop for Ends<'_> {
+    fn drop(&mut self) {
+        self.0.iter().for_each(|end| end.store(true, Relaxed));
+    }
+}
+
+/// An edge and two workers under load, one of which is killed again and again.
+struct Deployment {
+    split: Split,
+    running: Running,
+    publishers: Vec<Publisher>,
+    kills: Kills,
+}
+
+impl Deployment {
+    fn new(killed: &'static str) -> Self {
+        let (split, running) = Split::started();
+        let kills = Kills::new(killed, "SPILE_SPLIT_KILLS");
+        Self { split, running, publishers: Publisher::all(), kills }
+    }
+
+    fn edge(&self) -> (SocketAddr, Arc<ClientConfig>) {
+        (self.running.get("edge-e1").unwrap().edge(), self.split.operator())
+    }
+
+    /// Publishes all the time, kills, looks at what goes on `meanwhile`, and starts it again; in the end all that was
+    /// sent is acknowledged.
+    fn run(&mut self, at: Option<&str>, meanwhile: impl Fn(&[Publisher])) {
+        let ((address, config), over) = (self.edge(), AtomicBool::new(false));
+        let given_up = AtomicBool::new(false);
+        let Self { split, running, publishers, kills } = self;
+        let publishers: &[Publisher] = publishers;
+        std::thread::scope(|scope| {
+            let _ends = Ends([&over, &given_up]);
+            let (config, over, given_up) = (&config, &over, &given_up);
+            let again = move |publisher: &Publisher| {
+                publisher.live(address, config, over).is_err() && !given_up.load(Relaxed)
+            };
+            let alive: Vec<_> = (publishers.iter())
+                .map(|publisher| scope.spawn(move || while again(publisher) {}))
+                .collect();
+            let role = kills.of.split('-').next().unwrap();
+            for _ in 0..kills.wanted {
+                let server = running.remove(kills.of).unwrap();
+                kills.kill(server, publishers, at, 100_000);
+                meanwhile(publishers);
+                running.insert(kills.of.to_owned(), split.start(role, kills.of));
             }
-            Message::Credit(_) => true,
-            Message::End(_) => false,
-            other => panic!("{other:?}"),
+            over.store(true, Relaxed);
+            until("not all is acknowledged", || alive.iter().all(|thread| thread.is_finished()));
         });
-        if !more.unwrap() {
-            return found;
-        }
-        if deliveries > 0 && deliveries % 256 == 0 {
-            raw.send(&[seen(deliveries)]).unwrap();
+    }
+
+    /// What is there is what was acknowledged.
+    fn is(&self, found: &Found, who: &str) {
+        for lane in self.publishers.iter().flat_map(|publisher| &publisher.lanes) {
+            assert_eq!(found.get(&lane.key), Some(&lane.acked()), "{} {who}", lane.key);
         }
     }
+
+    fn read_back(&self) {
+        let (address, config) = self.edge();
+        self.is(&Reader::read_back(address, &config), "read back");
+    }
+}
+
+/// One event of each of these keys.
+fn publish_one(address: SocketAddr, tls: &Arc<ClientConfig>, keys: &[String]) {
+    let mut raw = Raw::hello(address, tls, [0xee; 8]).unwrap();
+    for (lane, key) in (1..).zip(keys) {
+        assert_eq!(raw.open(lane, Some(key), 1), Ok(0));
+        raw.send(&[bind(lane, lane, "ledger/end"), event(lane, b"1")]).unwrap();
+        assert!(raw.next(|message| acked(message).is_some()).unwrap());
+    }
+}
+
+/// A subscription from the start that stays open beside the load hears all of both workers, once and in order, and goes
+/// on where it was whenever the killed one is back.
+#[test]
+fn a_worker_that_is_killed_and_comes_back_loses_nothing_and_holds_up_nobody_else() {
+    let mut deployment = Deployment::new("worker-a");
+    let (address, config) = deployment.edge();
+    let reader = Reader::live(address, &config);
+    let ends = ["worker-a", "worker-b"]
+        .map(|node| (0..).map(|n| format!("end-{n}")).find(|key| home(key) == node).unwrap());
+    let heard = std::thread::scope(|scope| {
+        let reading = scope.spawn(|| reader.through(&ends));
+        deployment.run(Some("worker-a"), |publishers| wait_for_load(publishers, Some("worker-b")));
+        // A worker's last event: what it delivered twice would come before it.
+        publish_one(address, &config, &ends);
+        reading.join().unwrap()
+    });
+    deployment.is(&heard, "heard");
+    deployment.read_back();
+    let other = deployment.publishers.get(1).unwrap();
+    assert_eq!(other.sessions.load(Relaxed), 1, "who has keys of the other worker only was cut");
+    deployment.kills.over(&deployment.publishers);
+}
+
+#[test]
+fn an_edge_that_is_killed_and_comes_back_loses_nothing() {
+    let mut deployment = Deployment::new("edge-e1");
+    deployment.run(None, |_| {});
+    deployment.read_back();
+    deployment.kills.over(&deployment.publishers);
 }

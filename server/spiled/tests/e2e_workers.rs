@@ -13,13 +13,13 @@ mod e2e;
 use std::collections::HashMap;
 use std::net::SocketAddr;
 
-use e2e::split::{Running, Split};
+use e2e::split::{Running, Split, home};
 use e2e::{Raw, acked, bind, event, tls};
 use rustix::process::Signal;
 use serde_json::{Value, json};
 use spile_protocol::{
     code::Code,
-    id::{RequestId, Slot, SubscriptionId},
+    id::{RequestId, SubscriptionId},
     message::{
         Body, From, Message, Outcome, Settle, Source, Subscribe,
         request::{self, Listing},
@@ -44,11 +44,6 @@ fn until<T>(mut ask: impl FnMut() -> T, wanted: impl Fn(&T) -> bool) -> T {
         }
         std::thread::yield_now();
     }
-}
-
-/// The worker, `a` or `b`, that has the slot of a key.
-fn home(key: &str) -> &'static str {
-    if Slot::of("main", key).0 < 128 { "worker-a" } else { "worker-b" }
 }
 
 /// Keys on `worker-a` and on `worker-b`.

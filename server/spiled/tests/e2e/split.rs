@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use rustls::ClientConfig;
+use spile_protocol::id::Slot;
 use tempfile::TempDir;
 
 use super::port::Port;
@@ -19,6 +20,11 @@ pub struct Split {
 
 /// What runs, by the name of its folder.
 pub type Running = HashMap<String, Server>;
+
+/// The worker, `worker-a` or `worker-b`, that has the slot of a key.
+pub fn home(key: &str) -> &'static str {
+    if Slot::of("main", key).0 < 128 { "worker-a" } else { "worker-b" }
+}
 
 impl Split {
     fn new(edges: &[&str]) -> Self {

@@ -236,6 +236,39 @@ async fn a_key_is_held_until_its_dead_letter_is_dropped_where_the_group_says_so(
 }
 
 #[tokio::test]
+async fn the_status_tells_who_is_behind_to_its_own_tenant() {
+    let folder = tempfile::tempdir().unwrap();
+    let worker = open(folder.path());
+    create(&worker, json!({})).await;
+    publish(&worker, "k", 3).await;
+    let status = async || ask(&worker, "$status", "get", json!({})).await.1;
+    // Nobody has looked: at most so many are there.
+    let told = status().await;
+    assert_eq!(told["lag"], 0, "{told}");
+    let [unread] = counts(&told["lags"][0], ["unread"]);
+    assert!(unread >= 3, "{told}");
+    assert_eq!(told["unread"], unread, "{told}");
+    // One has, and one event is done.
+    let mut member = Member::join(&worker, "m", 1, 1);
+    let first = member.next().await;
+    member.settles(&first, Outcome::Done).await;
+    show(&worker).await;
+    let told = status().await;
+    let row = json!([{ "tenant": "main", "name": "g", "lag": 2, "unread": 0 }]);
+    assert_eq!(told["lags"], row, "{told}");
+    let attach = attach_of("other", Role::Operator, "ada", Run([5; 8]));
+    let elsewhere = Client::of(&worker, &attach).reply("$status", "get", "").await.1;
+    assert_eq!(counts(&elsewhere, ["lag"]), [2], "{elsewhere}");
+    assert_eq!(elsewhere["lags"], json!([]), "{elsewhere}");
+    // Sent to the end, it is behind no more.
+    let to = json!({ "name": "g", "to": "end" });
+    assert_eq!(ask(&worker, "$group", "seek", to).await.0, Code(0));
+    show(&worker).await;
+    let told = status().await;
+    assert_eq!((&told["lag"], &told["lags"]), (&json!(0), &json!([])), "{told}");
+}
+
+#[tokio::test]
 async fn a_group_is_sent_elsewhere_and_what_was_settled_before_is_void() {
     let folder = tempfile::tempdir().unwrap();
     let worker = open(folder.path());

@@ -5,6 +5,8 @@
 //! that no layout changes unseen. A vector of a release is never changed or removed: it decodes for ever.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic, reason = "a test may fail")]
 
+#[path = "vectors/long.rs"]
+mod long;
 #[path = "vectors/set.rs"]
 mod set;
 #[path = "vectors/valid.rs"]
@@ -16,6 +18,7 @@ use std::path::PathBuf;
 
 use serde_json::Value;
 use set::{Set, bytes, outcome, sender};
+use spile_protocol::limits;
 
 fn folder() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../spec/vectors")
@@ -33,7 +36,10 @@ fn made() -> Set {
     wrong::fields(&mut set);
     wrong::hot(&mut set);
     wrong::limits(&mut set);
+    long::long(&mut set);
+    long::numbers(&mut set);
     set.cut();
+    set.lengthen();
     set
 }
 
@@ -136,4 +142,118 @@ fn one_flipped_bit_is_always_noticed() {
             assert!(!matches!(found, Ok(Some(_))), "{place}: bit {bit}");
         }
     });
+}
+
+/// A field with a limit: the file of its message, its name and perhaps its variant's, and the most bytes.
+#[derive(Debug)]
+struct Limited {
+    file: String,
+    variant: String,
+    field: String,
+    longest: usize,
+}
+
+/// Every `≤ n` in the tables of spec/protocol.md, by the headings they stand under.
+fn limited() -> Vec<Limited> {
+    let spec = std::fs::read_to_string(folder().join("../protocol.md")).unwrap();
+    let mut found = Vec::new();
+    let (mut files, mut table): (Vec<String>, usize) = (Vec::new(), 0);
+    for line in spec.lines() {
+        if let Some(heading) = line.strip_prefix("### ") {
+            let names = heading.split_once(' ').map_or("", |(_, names)| names);
+            files =
+                names.split(" and ").map(|name| name.to_lowercase().replace('_', "-")).collect();
+            table = 0;
+        } else if line.starts_with("| field | type |") {
+            table += 1;
+        } else if line.starts_with("| ") && line.contains('≤') {
+            let file = match &files[..] {
+                [one] if table == 2 => {
+                    if one == "lane" {
+                        "lane-answer".into()
+                    } else {
+                        "opened".into()
+                    }
+                }
+                [one] => one.clone(),
+                both => both[table - 1].clone(),
+            };
+            found.extend(of_row(&file, line));
+        }
+    }
+    found
+}
+
+/// The limits of one row: `| `field` | `text` ≤ 64 |`, or several fields of an enum's variants.
+fn of_row(file: &str, line: &str) -> Vec<Limited> {
+    let plain = line.replace('`', "");
+    let cells: Vec<_> = plain.trim_matches('|').split('|').map(str::trim).collect();
+    let without_number =
+        |text: &str| text.trim_start_matches(|c: char| c.is_ascii_digit()).trim().to_owned();
+    let mut found = Vec::new();
+    for (at, cell) in cells.iter().enumerate() {
+        for variant in cell.split(" · ") {
+            let (name, fields) = variant.split_once(": ").unwrap_or((cells[0], variant));
+            for field in fields.split(", ") {
+                let Some((what, longest)) = field.split_once(" ≤ ") else { continue };
+                // §5.7.1 compares numbers.
+                let Ok(longest) = longest.parse() else { continue };
+                let what = without_number(what);
+                let first = what.split(' ').next().unwrap();
+                let alone = ["text", "bytes", "list", "option"].contains(&first);
+                let named = without_number(cells[at.saturating_sub(1)]);
+                found.push(Limited {
+                    file: file.to_owned(),
+                    variant: without_number(name),
+                    field: if alone { named } else { first.to_owned() },
+                    longest,
+                });
+            }
+        }
+    }
+    found
+}
+
+#[test]
+fn every_field_with_a_limit_is_there_below_it_at_it_and_above() {
+    let made = made();
+    let has = |file: &str, name: &str| made.outcome_of(file, name);
+    let limited = limited();
+    assert!(limited.len() > 55, "{} limits in spec/protocol.md: {limited:?}", limited.len());
+    let mut missing = Vec::new();
+    for Limited { file, variant, field, longest } in &limited {
+        let labels = [format!("{variant}'s {field}"), field.clone()];
+        let there = labels.iter().any(|label| {
+            let of = |length: usize| has(file, &format!("{label} of {length} bytes"));
+            of(longest - 1).is_some_and(|outcome| outcome.starts_with("\"message\""))
+                && of(*longest).is_some_and(|outcome| outcome.starts_with("\"message\""))
+                && of(longest + 1).is_some_and(|outcome| outcome.contains("\"code\":102,"))
+        });
+        if !there {
+            missing.push(format!("{file}: {variant}: {field} ≤ {longest}"));
+        }
+    }
+    assert!(missing.is_empty(), "{} have no vectors:\n{}", missing.len(), missing.join("\n"));
+}
+
+#[test]
+fn every_count_with_a_limit_is_there_below_it_at_it_and_above() {
+    let made = made();
+    let counts = [
+        ("batch", "N empty events", limits::BATCH_EVENTS),
+        ("deliver", "a block of N empty events", limits::BATCH_EVENTS),
+        ("event", "N headers", u32::try_from(limits::HEADERS).unwrap()),
+        ("event", "headers of N bytes", u32::try_from(limits::HEADERS_BYTES).unwrap()),
+        ("value", "fields of N bytes", u32::try_from(limits::BODY_FIELDS).unwrap()),
+        ("call", "fields of N bytes", u32::try_from(limits::BODY_FIELDS).unwrap()),
+        ("reply", "fields of N bytes", u32::try_from(limits::BODY_FIELDS).unwrap()),
+    ];
+    for (file, name, most) in counts {
+        for (count, taken) in [(most - 1, true), (most, true), (most + 1, false)] {
+            let name = name.replace('N', &count.to_string());
+            let outcome = made.outcome_of(file, &name).unwrap_or_default();
+            let as_it_must = if taken { "\"message\"" } else { "\"error\":{\"code\":102," };
+            assert!(outcome.starts_with(as_it_must), "{file}: {name}: {outcome}");
+        }
+    }
 }

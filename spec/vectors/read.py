@@ -185,7 +185,7 @@ ENUMS = {
         ("Number", [("lane", "lane"), ("number", "number"), ("count", "u32"), ("version", "version")]),
         ("Route", "route"), ("Subscription", "subscription"), ("Request", "request"),
         ("Upload", [("upload", "upload"), ("expected", "u64")])),
-    "from": enum(("Start", None), ("End", None), ("Time", "u64"), ("Positions", "list at")),
+    "from": enum(("Start", None), ("End", None), ("Time", "u64"), ("Positions", "list at ≤ 2400")),
     "Subscribe.source": enum(
         ("Filter", [("filter", "text ≤ 128"), ("key", "option text ≤ 128"), ("from", "from")]),
         ("Stream", [("key", "text ≤ 128"), ("from", "version")]),

@@ -6,12 +6,15 @@ use spile_protocol::{
     code::Code,
     crc,
     frame::{self, Tag},
-    message::{Message, Sender},
+    message::{Message, Sender, kind},
     varint,
 };
 
 /// The frame limit where a case does not say another.
 pub(crate) const LIMIT: u32 = 4096;
+
+/// What a later version might say behind what this one knows.
+const TAIL: &[u8] = &[0xde, 0xad, 0xff];
 
 pub(crate) struct Case {
     file: &'static str,
@@ -71,6 +74,12 @@ impl Set {
         self.cases.push(Case { file, name, from, limit, frame });
     }
 
+    /// What the case of that name means; `None` where there is no such case.
+    pub(crate) fn outcome_of(&self, file: &str, name: &str) -> Option<String> {
+        let case = self.cases.iter().find(|case| case.file == file && case.name == name)?;
+        Some(outcome(&case.frame, case.limit, case.from))
+    }
+
     /// Cuts the header of each message named `full` at every byte.
     pub(crate) fn cut(&mut self) {
         let mut cuts = Vec::new();
@@ -83,6 +92,31 @@ impl Set {
             }
         }
         self.cases.extend(cuts);
+    }
+
+    /// Puts fields that this version does not know behind each struct named `full`: spec §3.3.
+    pub(crate) fn lengthen(&mut self) {
+        let mut longer = Vec::new();
+        for case in self.cases.iter().filter(|case| case.name == "full") {
+            let (whole, _) = frame::decode(&case.frame, LIMIT).unwrap().unwrap();
+            let header = match whole.tag.kind() {
+                kind::EVENT | kind::BATCH | kind::ACK | kind::CHUNK | kind::DELIVER => continue,
+                kind::ENVELOPE => continue,
+                kind::VALUE | kind::CALL | kind::REPLY => {
+                    let (fields, used) = varint::decode(whole.header).unwrap();
+                    let mut length = [0; varint::MAX_BYTES];
+                    let end = varint::encode(fields + 3, &mut length).unwrap();
+                    [&length[..end], &whole.header[used..], TAIL].concat()
+                }
+                _ => [whole.header, TAIL].concat(),
+            };
+            let (name, frame) = (
+                "full, and an unknown tail".to_owned(),
+                framed(whole.tag.0, &header, whole.payload),
+            );
+            longer.push(Case { name, frame, ..*case });
+        }
+        self.cases.extend(longer);
     }
 
     /// The messages named `full`, in the form each fuzz target takes.

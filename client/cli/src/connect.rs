@@ -23,6 +23,8 @@ pub(crate) fn effective(typed: &Everywhere) -> Result<Context, Failure> {
         // Another credential takes the place of the context's, whatever kind that was.
         (context.cert, context.client_key) = (None, None);
         (context.device_key, context.token) = (None, None);
+        // It is of a tenant of its own.
+        context.tenant = None;
     }
     context.url = over.url.or(context.url);
     context.ca = over.ca.or(context.ca);

@@ -126,6 +126,12 @@ impl Failure {
             Error::Untrusted { address, why } => {
                 Self::local(&local_code::UNTRUSTED, what, format!("{address}: {why}"))
             }
+            Error::OtherTenant { asked, given } => Self::local(
+                &local_code::TENANT,
+                what,
+                format!("the credential is of tenant {given}, not of {asked}; nothing was sent"),
+            )
+            .remedy(format!("use a credential of {asked}, or say --tenant {given}")),
             Error::File { path, why } => {
                 Self::local(&local_code::FILE, what, format!("{path}: {why}"))
             }

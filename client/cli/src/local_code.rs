@@ -43,6 +43,9 @@ local_codes! {
     UNTRUSTED "untrusted" "your right" Refused
         "The server's certificate is not signed by the authority in the context, is out of date, names another host, or the server speaks another protocol."
         "Check `ca` in the context and the host's name in the URL; `spile doctor` shows the chain."
+    TENANT "tenant" "your right" Refused
+        "The credential is of another tenant than the one asked for with --tenant or in the context; nothing was sent."
+        "Use a credential of that tenant, or say the tenant the credential is of."
     TIMED_OUT "timed-out-here" "our side" Unreachable
         "The command was not done within --timeout."
         "Give it more time, or look at `spile doctor`; an event that was sent may have been stored."

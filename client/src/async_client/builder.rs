@@ -35,7 +35,7 @@ pub struct Builder {
     url: Option<String>,
     files: tls::Files,
     credential: Credential,
-    tenant: String,
+    tenant: Option<String>,
     run: Option<Run>,
     software: String,
     keep_alive_s: u32,
@@ -51,7 +51,8 @@ pub struct Prepared {
     pub(super) address: Address,
     pub(super) tls: Option<Arc<ClientConfig>>,
     pub(super) credential: Credential,
-    pub(super) tenant: Arc<str>,
+    /// Where it was said: the server must say the same.
+    pub(super) tenant: Option<Arc<str>>,
     pub(super) run: Option<Run>,
     pub(super) software: Arc<str>,
     pub(super) keep_alive_s: u32,
@@ -68,7 +69,7 @@ impl Default for Builder {
             url: None,
             files: tls::Files::default(),
             credential: Credential::Certificate,
-            tenant: "main".to_owned(),
+            tenant: None,
             run: None,
             software: concat!("spile-client/", env!("CARGO_PKG_VERSION")).to_owned(),
             keep_alive_s: KEEP_ALIVE_S,
@@ -123,10 +124,11 @@ impl Builder {
         self
     }
 
-    /// The tenant; `main` where nothing is said.
+    /// The tenant we mean to be in: a server that has our credential in another is left before anything is sent. Where
+    /// nothing is said it is the credential's own, with a device key `main`.
     #[must_use]
     pub fn tenant(mut self, tenant: &str) -> Self {
-        tenant.clone_into(&mut self.tenant);
+        self.tenant = Some(tenant.to_owned());
         self
     }
 
@@ -186,16 +188,18 @@ impl Builder {
     pub fn prepare(self) -> Result<Prepared, Error> {
         let url = self.url.as_deref().unwrap_or_default();
         let address = Address::parse(url)?;
-        id::tenant(&self.tenant).map_err(|why| {
-            Error::setup("tenant", format!("{:?}: {why}", self.tenant), "correct the tenant's name")
-        })?;
+        if let Some(tenant) = &self.tenant {
+            id::tenant(tenant).map_err(|why| {
+                Error::setup("tenant", format!("{tenant:?}: {why}"), "correct the tenant's name")
+            })?;
+        }
         self.check_credential(&address)?;
         let tls = address.is_secure().then(|| tls::config(&self.files)).transpose()?;
         Ok(Prepared {
             address,
             tls,
             credential: self.credential,
-            tenant: self.tenant.into(),
+            tenant: self.tenant.map(Arc::from),
             run: self.run,
             software: self.software.into(),
             keep_alive_s: self.keep_alive_s,

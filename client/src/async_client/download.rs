@@ -176,6 +176,7 @@ async fn wait(pause: &mut Duration, why: Error) -> Result<(), Error> {
         Error::Setup { .. }
         | Error::Unreachable { .. }
         | Error::Untrusted { .. }
+        | Error::OtherTenant { .. }
         | Error::File { .. }
         | Error::Closed => Err(why),
     }

@@ -1,6 +1,7 @@
 //! Why something failed, who is at fault, and whether to try again: one enum for the whole client.
 
 use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
 use spile_protocol::code::{Class, Code};
@@ -36,6 +37,16 @@ pub enum Error {
         address: String,
         /// What is wrong with it.
         why: String,
+    },
+    /// The server has our credential in another tenant than the one that was asked for. Nothing was sent there.
+    #[error(
+        "the credential is of tenant {given}, not of {asked}; use one of {asked}, or ask for {given}"
+    )]
+    OtherTenant {
+        /// Which tenant was asked for.
+        asked: Arc<str>,
+        /// In which one the server has us.
+        given: Arc<str>,
     },
     /// The server refused.
     #[error(transparent)]
@@ -118,6 +129,7 @@ impl Error {
             Self::Setup { .. } => Some(Code::INVALID),
             Self::Unreachable { .. }
             | Self::Untrusted { .. }
+            | Self::OtherTenant { .. }
             | Self::File { .. }
             | Self::Closed => None,
         }
@@ -130,7 +142,7 @@ impl Error {
             Self::Refused(refusal) => refusal.code.class(),
             Self::Setup { .. } | Self::File { .. } | Self::Closed => Class::YourRequest,
             Self::Unreachable { .. } => Class::OurSide,
-            Self::Untrusted { .. } => Class::YourRight,
+            Self::Untrusted { .. } | Self::OtherTenant { .. } => Class::YourRight,
         }
     }
 
@@ -140,7 +152,11 @@ impl Error {
         match self {
             Self::Refused(refusal) => refusal.retry_after,
             Self::Unreachable { .. } => Some(Duration::ZERO),
-            Self::Setup { .. } | Self::Untrusted { .. } | Self::File { .. } | Self::Closed => None,
+            Self::Setup { .. }
+            | Self::Untrusted { .. }
+            | Self::OtherTenant { .. }
+            | Self::File { .. }
+            | Self::Closed => None,
         }
     }
 }

@@ -51,6 +51,8 @@ use uploading::Uploads;
 const FLIGHTS: usize = 16 * 1024;
 /// Bytes of their frames. At the cap publishing waits.
 const WINDOW: usize = 8 << 20;
+/// A device key's tenant where none is said.
+const MAIN: &str = "main";
 /// Credit is given back no more often: each time costs a frame, of which a server takes 1,024 a second. spec §6.5
 const GIVE_BACK_EVERY: Duration = Duration::from_millis(1);
 
@@ -112,6 +114,10 @@ pub(super) struct State {
     phase: Phase,
     leaving: Leaving,
     session: Session,
+    /// The tenant we mean to be in: the one asked for, else the first the server said.
+    tenant: Option<Arc<str>>,
+    /// The server said another tenant: nothing more is said to it or heard from it.
+    foreign: Option<Error>,
     seen: Seen,
     /// What is said at once: subscriptions, settling, calls.
     said: Vec<u8>,
@@ -157,7 +163,7 @@ impl Shared {
             builder::Credential::Certificate => Credential::Certificate,
             builder::Credential::Token(token) => Credential::Token(Arc::clone(token)),
             builder::Credential::DeviceKey { device, key } => Credential::Key {
-                tenant: Arc::clone(&prepared.tenant),
+                tenant: prepared.tenant.clone().unwrap_or_else(|| Arc::from(MAIN)),
                 device: Arc::clone(device),
                 key: *key,
             },
@@ -166,7 +172,8 @@ impl Shared {
         config.keep_alive_s = prepared.keep_alive_s;
         config.receipts = prepared.receipts;
         config.greeting = prepared.connect_timeout;
-        let state = State::new(Device::new(config, Growable::new(FLIGHTS, WINDOW)));
+        let mut state = State::new(Device::new(config, Growable::new(FLIGHTS, WINDOW)));
+        state.tenant.clone_from(&prepared.tenant);
         Ok(Self { state: Mutex::new(state), tasks: OnceLock::new() })
     }
 
@@ -261,6 +268,8 @@ impl State {
                 server_time: Millis(0),
                 local_time: Millis(0),
             },
+            tenant: None,
+            foreign: None,
             seen: Seen::default(),
             said: Vec::new(),
             last_word: None,

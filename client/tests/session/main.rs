@@ -241,6 +241,43 @@ async fn a_wrong_key_and_a_server_that_is_not_there_are_told_apart_at_once() {
     let _: [u8; 32] = KEY;
 }
 
+fn other_tenant(error: &Error) -> (&str, &str) {
+    match error {
+        Error::OtherTenant { asked, given } => (asked, given),
+        other => panic!("{other}"),
+    }
+}
+
+#[tokio::test]
+async fn a_server_that_has_us_in_another_tenant_is_left_before_anything_is_sent() {
+    let server = Server::start().await;
+    let asked = patient(server.client().tenant("north").connect()).await.unwrap();
+    assert_eq!(&*asked.session().tenant, "north");
+    *server.world.tenant.lock().unwrap() = Some("south".to_owned());
+    let error = patient(server.client().tenant("north").connect()).await.unwrap_err();
+    assert_eq!(other_tenant(&error), ("north", "south"));
+    assert_eq!((error.class(), error.retry_after()), (Class::YourRight, None));
+    assert!(server.world.lanes.lock().unwrap().is_empty());
+    // Who asked for none takes what the server says.
+    let any = patient(server.client().connect()).await.unwrap();
+    assert_eq!(&*any.session().tenant, "south");
+}
+
+#[tokio::test]
+async fn a_client_stays_in_its_first_tenant_when_it_comes_back() {
+    let server = Server::start().await;
+    let client = connected(&server).await;
+    server.world.silent.store(true, Ordering::Relaxed);
+    let pending = patient(client.send(Event::new("t/a", "1"))).await;
+    patient(server.world.stored(1)).await;
+    *server.world.tenant.lock().unwrap() = Some("south".to_owned());
+    server.world.silent.store(false, Ordering::Relaxed);
+    server.world.cut();
+    let error = patient(pending).await.unwrap_err();
+    assert_eq!(other_tenant(&error), ("main", "south"));
+    assert!(client.is_closed());
+}
+
 #[tokio::test]
 async fn without_reconnecting_everyone_who_waits_hears_that_it_is_over() {
     let server = Server::start().await;

@@ -188,7 +188,7 @@ impl Connection {
         match key::verify(&key::hash(&KEY), &proof, &signed) {
             Some(proof) => {
                 let admission = Admission {
-                    tenant: tenant.to_owned(),
+                    tenant: self.world.tenant.lock().unwrap().clone().unwrap_or(tenant.to_owned()),
                     principal: device.to_owned(),
                     proof: Some(proof),
                 };

@@ -43,6 +43,8 @@ pub struct World {
     /// Closes lanes of the key `away` for a while.
     pub away: AtomicBool,
     pub connections: AtomicU64,
+    /// Another tenant than the one that was asked for.
+    pub tenant: Mutex<Option<String>>,
     /// Where a subscription from the end began.
     pub subscribed_at: AtomicUsize,
     pub batches: AtomicU64,

@@ -64,6 +64,8 @@ async fn add(args: &DeviceAdd, typed: &Everywhere, output: &mut Output) -> Resul
     let context = effective(typed)?;
     let made = Credentials::make(args, &context)?;
     let written = made.write(&args.out, &context)?;
+    // What the credential says and where it is registered are one tenant.
+    let typed = &Everywhere { tenant: Some(made.tenant().to_owned()), ..typed.clone() };
     let registered = match call(typed, "add", &made.registration(args)).await {
         Ok(registered) => registered,
         Err(failure) => {

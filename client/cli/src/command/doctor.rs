@@ -221,7 +221,7 @@ impl Told<'_> {
 fn step(error: &spile_client::Error) -> &'static str {
     match error {
         spile_client::Error::Untrusted { .. } | spile_client::Error::Unreachable { .. } => "tls",
-        spile_client::Error::Refused(_) => "session",
+        spile_client::Error::Refused(_) | spile_client::Error::OtherTenant { .. } => "session",
         spile_client::Error::Setup { .. }
         | spile_client::Error::File { .. }
         | spile_client::Error::Closed => "context",

@@ -129,6 +129,9 @@ impl Shared {
 
 impl State {
     fn say(&mut self, out: &mut Vec<u8>, most: usize) -> Option<Error> {
+        if self.foreign.is_some() {
+            return self.foreign.clone();
+        }
         self.open_uploads();
         self.rejoin_due();
         self.ask_to_serve();
@@ -181,7 +184,9 @@ impl State {
     fn take(&mut self, bytes: &[u8]) -> usize {
         self.heard = self.now;
         let mut rest = bytes;
-        while let Some(event) = self.device.handle_input(self.now, &mut rest) {
+        while self.foreign.is_none()
+            && let Some(event) = self.device.handle_input(self.now, &mut rest)
+        {
             self.happened(event);
         }
         bytes.len() - rest.len()
@@ -227,9 +232,11 @@ impl State {
             }
             Error::Refused(refusal) => refusal.retry_after,
             Error::Unreachable { .. } => Some(Duration::ZERO),
-            Error::Setup { .. } | Error::Untrusted { .. } | Error::File { .. } | Error::Closed => {
-                None
-            }
+            Error::Setup { .. }
+            | Error::Untrusted { .. }
+            | Error::OtherTenant { .. }
+            | Error::File { .. }
+            | Error::Closed => None,
         }
     }
 }

@@ -9,7 +9,7 @@ use spile_protocol::session::device::Event;
 use spile_protocol::time::Millis;
 
 use super::super::clock::wall;
-use super::super::error::Refusal;
+use super::super::error::{Error, Refusal};
 use super::looking::is_look;
 use super::serving::is_serve;
 use super::{Phase, Session, State};
@@ -73,6 +73,12 @@ impl State {
     }
 
     fn welcomed(&mut self, welcome: &Welcome<'_>) {
+        let asked = self.tenant.get_or_insert_with(|| Arc::from(welcome.tenant));
+        if **asked != *welcome.tenant {
+            let (asked, given) = (Arc::clone(asked), Arc::from(welcome.tenant));
+            self.foreign = Some(Error::OtherTenant { asked, given });
+            return;
+        }
         self.phase = Phase::Open;
         self.credit = (welcome.credit_events, welcome.credit_bytes);
         (self.payload_max, self.frame_max) = (size(welcome.payload_max), size(welcome.frame_max));

@@ -1,6 +1,7 @@
 //! The commands as people type them, with the real binaries: what they print, how they end, and the README's tour.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod credentials;
 #[path = "../e2e/mod.rs"]
 mod e2e;
 mod groups;
@@ -73,9 +74,9 @@ fn every_test_the_readme_names_is_there() {
 }
 
 /// What a command is, how it ends, and a part of what it prints on stdout or stderr.
-type Case = (&'static [&'static str], i32, &'static str);
+type Case<'c> = (&'c [&'c str], i32, &'c str);
 
-fn check(folder: &Path, cases: &[Case]) {
+fn check(folder: &Path, cases: &[Case<'_>]) {
     for (words, code, part) in cases {
         let ran = run(folder, words);
         let said = format!("{}{}", ran.out, ran.err);

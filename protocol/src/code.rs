@@ -79,7 +79,7 @@ codes! {
     109 DEADLINE "deadline" YourFrame true "The peer said nothing, or too little, for too long." "Connect again; raise the keep-alive or use a slow listener."
     200 UNAUTHENTICATED "unauthenticated" YourRight false "The credential is missing, wrong, expired or not known." "Check certificate, key or token; ask an operator whether the device is registered."
     201 REVOKED "revoked" YourRight false "The principal was revoked." "Ask an operator for a new credential."
-    202 FORBIDDEN "forbidden" YourRight false "The policy does not allow this action on this resource." "Ask an operator; `spile policy check` tells which rule."
+    202 FORBIDDEN "forbidden" YourRight false "The policy does not allow this action on this resource." "Ask an operator for a credential whose role may; `spile context show` tells which one you use."
     203 REPLACED "replaced" YourRight false "Another session of the same principal and run took over." "Run one process for each run; a second process takes a run of its own."
     204 NOT_AN_EDGE "not-an-edge" YourRight false "Only an edge's certificate may open a link to a worker." "Connect to an edge; its port is 7450 by default."
     300 TOO_FAST "too-fast" YourPace true "More was sent than the credit or quota allows." "Wait as long as the FAULT says; keep to the credit."

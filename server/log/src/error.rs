@@ -71,7 +71,9 @@ pub enum AppendError {
     #[error("a sync failed, what waited is unknown; restart the server once the disk is sound")]
     Poisoned,
     /// There is a hole below what was synced. Writes wait until an operator accepted it.
-    #[error("positions {from} up to {to} are damaged; inspect them and run `spile log accept`")]
+    #[error(
+        "positions {from} up to {to} are damaged and writes wait; see them with `spiled log verify` and restore a backup"
+    )]
     Damaged {
         /// First position that is lost.
         from: Position,

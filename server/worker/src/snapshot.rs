@@ -52,7 +52,7 @@ pub enum SnapshotError {
     },
     /// Records that were synced can't be read: a snapshot without them would lose what they say for good.
     #[error(
-        "positions {from} up to {to} are damaged: no snapshot is made over them before `spile log accept`"
+        "positions {from} up to {to} are damaged: no snapshot is made over them; see them with `spiled log verify` and restore a backup"
     )]
     Damaged {
         /// The first.

@@ -80,7 +80,7 @@ pub(super) fn run(what: &Log) -> Result<(), Ended> {
         return Ok(());
     }
     Err(Ended::Corrupt(format!(
-        "log: {} {}: found corrupt; restore it from a backup, or see `spile log accept`",
+        "log: {} {}: found corrupt; the lines above say where; restore it from a backup",
         data.path().display(),
         bad.join(" and ")
     )))

@@ -6,6 +6,7 @@ mod credentials;
 mod e2e;
 mod groups;
 mod letters;
+mod named;
 mod spile;
 mod state;
 mod status;

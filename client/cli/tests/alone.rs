@@ -179,7 +179,7 @@ fn a_context_is_chosen_shown_and_used() {
     let folder = tempfile::tempdir().unwrap();
     context(folder.path(), "spile://one");
     assert_eq!(spile(folder.path(), &["context", "show"]).status.code(), Some(2));
-    assert_eq!(spile(folder.path(), &["context", "use", "./nothing.toml"]).status.code(), Some(2));
+    assert_eq!(spile(folder.path(), &["context", "use", "./nothing.toml"]).status.code(), Some(4));
     assert_eq!(spile(folder.path(), &["context", "use", "./c.toml"]).status.code(), Some(0));
     let shown = spile(folder.path(), &["context", "show", "--json"]);
     let object: Value = serde_json::from_slice(&shown.stdout).unwrap();

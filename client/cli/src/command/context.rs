@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
+use spile_protocol::code::Code;
 
 use crate::args::{ContextCommand, Everywhere};
 use crate::connect::named;
@@ -39,6 +40,12 @@ pub(crate) fn run(
         ContextCommand::Ls => list(typed, output),
         ContextCommand::Use { context } => {
             let path = context::by_name(context);
+            if !path.exists() {
+                let what = format!("use context {context}");
+                let why = format!("there is no {}", path.display());
+                let failure = Failure::code(what, Code::NOT_FOUND, why);
+                return Err(failure.remedy("name a file, or one that `spile context ls` shows"));
+            }
             // Read first: what can't be read is not chosen.
             context::read(&path)?;
             context::choose(&path)?;

@@ -21,6 +21,8 @@ pub(super) struct Own {
     id: String,
     tenant: String,
     edge: String,
+    /// The registry has it.
+    registered: bool,
     /// Its live sessions of the device, as they are shown.
     sessions: Vec<Value>,
 }
@@ -62,7 +64,8 @@ impl Gate<'_, '_, '_> {
         };
         let edge = self.edge.session.edge.to_string();
         let sessions = live.iter().map(|live| shown(live, &edge)).collect();
-        Own { id: id.to_owned(), tenant: tenant.to_owned(), edge, sessions }
+        let registered = may && self.edge.registry.lookup(tenant, id).is_some();
+        Own { id: id.to_owned(), tenant: tenant.to_owned(), edge, registered, sessions }
     }
 }
 
@@ -111,6 +114,10 @@ impl Own {
             .collect()
     }
 
+    fn nobody(&self) -> Wrong {
+        wrong(Code::NOT_FOUND, format!("{} is not registered, and has no session", self.id))
+    }
+
     /// admin §3.3
     pub(super) fn seen(&self, parts: Vec<(&str, Outcome)>) -> Result<Map<String, Value>, Wrong> {
         let (mut objects, away) = came(parts)?;
@@ -131,8 +138,7 @@ impl Own {
         let newest = sessions.iter().max_by_key(|one| number(one, "since_ms"));
         if !whole.contains_key("device") {
             let Some(newest) = newest else {
-                let nobody = format!("{} is not registered, and has no session", self.id);
-                return Err(if away > 0 { all_away() } else { wrong(Code::NOT_FOUND, nobody) });
+                return Err(if away > 0 { all_away() } else { self.nobody() });
             };
             // It comes by a certificate, for which the authority vouches, or the registry's worker is away.
             whole.insert("device".to_owned(), Value::from(&*self.id));
@@ -159,6 +165,9 @@ impl Own {
         let run = |one: &Value| (text(one, "edge").to_owned(), text(one, "run").to_owned());
         let confirmed: BTreeSet<_> = told.iter().filter(gone).map(run).collect();
         let others = self.others(told.into_iter());
+        if away == 0 && !self.registered && self.sessions.is_empty() && others.is_empty() {
+            return Err(self.nobody());
+        }
         let mut edges: BTreeSet<_> = others.iter().map(|one| text(one, "edge")).collect();
         let missing: BTreeSet<_> = others
             .iter()
@@ -188,7 +197,8 @@ mod tests {
 
     fn own(sessions: &[Value]) -> Own {
         let (id, tenant) = ("pump-7".to_owned(), "main".to_owned());
-        Own { id, tenant, edge: "e1".to_owned(), sessions: sessions.to_vec() }
+        let (edge, registered) = ("e1".to_owned(), false);
+        Own { id, tenant, edge, registered, sessions: sessions.to_vec() }
     }
 
     fn session(edge: &str, run: &str, since_ms: u64) -> Value {
@@ -244,7 +254,12 @@ mod tests {
             "device": "pump-7", "sessions": 3, "confirmed": ["e1", "e2"], "missing": ["e3"],
         });
         assert_eq!(Value::Object(whole), want);
-        let nobody = own(&[]).kicked(vec![part(json!({ "kicked": [] }))]).unwrap();
+        let none = || part(json!({ "kicked": [] }));
+        assert_eq!(own(&[]).kicked(vec![none()]).unwrap_err().code, Code::NOT_FOUND);
+        let unknown = own(&[]).kicked(vec![none(), ("x", Outcome::Away)]).unwrap();
+        assert_eq!(unknown["partial"], json!(true));
+        let registered = Own { registered: true, ..own(&[]) };
+        let nobody = registered.kicked(vec![none()]).unwrap();
         let want = json!({ "device": "pump-7", "sessions": 0, "confirmed": [], "missing": [] });
         assert_eq!(Value::Object(nobody), want);
     }

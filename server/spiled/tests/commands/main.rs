@@ -127,6 +127,8 @@ fn each_end_of_a_command_has_its_exit_code_and_its_line() {
             (&["--context", "spile-data/dev/device.toml", "subscribe", "#"], 3, "(forbidden); "),
             (&["--context", "spile-data/dev/device.toml", "status"], 3, "(forbidden); "),
             (&["device", "show", "nobody"], 4, "(not-found); "),
+            (&["device", "kick", "nobody"], 4, "(not-found); "),
+            (&["context", "use", "nosuch"], 4, "(not-found); "),
             (&["errors", "stale-version"], 0, "400"),
             (&["errors", "no-such-code"], 4, "no-such-code"),
             (&["--url", "spile://127.0.0.1:9", "--timeout", "2s", "status"], 5, "127.0.0.1:9"),

@@ -18,12 +18,12 @@ pub(crate) enum Bench {
     Publish(BenchPublish),
     /// Receive what is stored, or what comes
     #[command(
-        after_help = "Example:\n  spile bench subscribe --topic 'bench/#' --from start --count 1000000"
+        after_help = "Examples:\n  spile bench subscribe --topic 'bench/#' --from start --count 1000000\n  spile bench subscribe --size 1KiB --count 100000"
     )]
     Subscribe(BenchSubscribe),
     /// Open sessions, hold them, and close them
     #[command(
-        after_help = "Example:\n  spile bench sessions --count 5000 --connections 16 --hold 10s"
+        after_help = "Examples:\n  spile bench sessions --count 5000 --connections 16 --hold 10s\n  spile bench sessions --count 500 --window 10 --size 64"
     )]
     Sessions(BenchSessions),
     /// Send uploads until each is sealed; they stay on the server
@@ -80,6 +80,10 @@ pub(crate) struct BenchSubscribe {
     /// Connections, each of which receives everything
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=10_000))]
     pub(crate) connections: u32,
+    /// Publish first what is then received, under the filter's topic: events of so many bytes, as many as --count says, else
+    /// as many as --window
+    #[arg(long, value_parser = size::parse, value_name = "SIZE")]
+    pub(crate) size: Option<u64>,
     /// Events in flight on each connection
     #[arg(long, value_name = "N", default_value_t = 16_384, value_parser = clap::value_parser!(u32).range(1..=1_048_576))]
     pub(crate) window: u32,
@@ -88,9 +92,9 @@ pub(crate) struct BenchSubscribe {
     /// The filter
     #[arg(long, default_value = "bench/#")]
     pub(crate) topic: String,
-    /// Where to begin
-    #[arg(long, value_parser = place::parse, default_value = "start", value_name = "PLACE", allow_hyphen_values = true)]
-    pub(crate) from: Place,
+    /// Where to begin [default: start, with --size what was published first]
+    #[arg(long, value_parser = place::parse, value_name = "PLACE", allow_hyphen_values = true)]
+    pub(crate) from: Option<Place>,
 }
 
 /// `spile bench sessions`.
@@ -99,6 +103,12 @@ pub(crate) struct BenchSessions {
     /// How many are being opened at once
     #[arg(long, value_name = "N", default_value_t = 16, value_parser = clap::value_parser!(u32).range(1..=1_000))]
     pub(crate) connections: u32,
+    /// Each session publishes so many events at once when it is open, and awaits their acks [default: 0, with --size 1]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=65_536))]
+    pub(crate) window: Option<u32>,
+    /// Bytes of each payload it publishes [default: 256]
+    #[arg(long, value_parser = size::parse, value_name = "SIZE")]
+    pub(crate) size: Option<u64>,
     #[command(flatten)]
     pub(crate) extent: Extent,
     /// Keep them open for so long once all are there; without it each is closed at once

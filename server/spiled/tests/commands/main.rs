@@ -1,6 +1,7 @@
 //! The commands as people type them, with the real binaries: what they print, how they end, and the README's tour.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod bench;
 mod credentials;
 #[path = "../e2e/mod.rs"]
 mod e2e;

@@ -18,7 +18,7 @@ pub(super) async fn run(
     typed: &Everywhere,
     output: &Output,
 ) -> Result<Measured, Failure> {
-    let payload = payload(args.size)?;
+    let payload = payload("bench publish", args.size)?;
     let end = End::of(args.extent);
     let mut producers = Vec::new();
     for index in 0..args.connections {
@@ -45,13 +45,10 @@ pub(super) async fn run(
 }
 
 /// Bytes that do not compress to nothing and are the same in every run.
-fn payload(size: u64) -> Result<Vec<u8>, Failure> {
+pub(super) fn payload(what: &str, size: u64) -> Result<Vec<u8>, Failure> {
     let length = usize::try_from(size).ok().filter(|length| *length <= limits::PAYLOAD_MAX);
     let length = length.ok_or_else(|| {
-        Failure::usage(
-            "bench publish",
-            format!("--size {size} is above {} bytes", limits::PAYLOAD_MAX),
-        )
+        Failure::usage(what, format!("--size {size} is above {} bytes", limits::PAYLOAD_MAX))
     })?;
     let mut state = 0x9e37_79b9_7f4a_7c15_u64;
     let byte = move || {

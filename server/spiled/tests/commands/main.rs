@@ -268,19 +268,27 @@ fn a_subscriber_ends_by_ctrl_c_with_what_it_has_printed() {
 #[test]
 fn two_publishers_with_one_credential_have_a_run_each() {
     let (folder, _server) = started();
-    let children: Vec<_> = (0..2)
-        .map(|_| {
-            let mut publish = spile::spile(folder.path());
-            publish.args(["publish", "t", "--key", "shared", "--lines", "--quiet"]);
-            let mut child = publish.stdin(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
-            let lines: String = (0..200).map(|n| format!("{n}\n")).collect();
-            child.stdin.take().unwrap().write_all(lines.as_bytes()).unwrap();
-            child
-        })
-        .collect();
+    let publishers = ["a", "b"];
+    let children = publishers.map(|publisher| {
+        let mut publish = spile::spile(folder.path());
+        publish.args(["publish", "t", "--key", "shared", "--lines", "--quiet"]);
+        let mut child = publish.stdin(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
+        let lines: String = (0..200).map(|n| format!("{publisher} {n}\n")).collect();
+        child.stdin.take().unwrap().write_all(lines.as_bytes()).unwrap();
+        child
+    });
     for mut child in children {
         assert!(child.wait().unwrap().success());
     }
     let read = run(folder.path(), &["--json", "stream", "shared"]);
-    assert_eq!(read.out.lines().count(), 400, "{}", read.err);
+    let events: Vec<serde_json::Value> =
+        read.out.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let versions: Vec<_> = events.iter().map(|event| event["version"].as_u64().unwrap()).collect();
+    assert_eq!(versions, (1..=400).collect::<Vec<_>>());
+    for publisher in publishers {
+        let payloads = events.iter().map(|event| event["payload"].as_str().unwrap());
+        let own: Vec<_> = payloads.filter(|payload| payload.starts_with(publisher)).collect();
+        let sent: Vec<_> = (0..200).map(|n| format!("{publisher} {n}")).collect();
+        assert_eq!(own, sent, "each once, in its publisher's order");
+    }
 }

@@ -59,6 +59,10 @@ fn what_can_not_be_meant_is_a_usage_error() {
     refused(&["group", "create", "g", "--filter", "a/#/b"], 2, "usage");
     refused(&["consume", "a b"], 2, "usage");
     refused(&["consume", "g", "--exec", "a", "--pipe", "b"], 2, "usage");
+    refused(&["consume", "g", "--exec", ""], 2, "usage");
+    refused(&["consume", "g", "--pipe", " "], 2, "usage");
+    refused(&["serve", "s", "--exec", ""], 2, "usage");
+    refused(&["serve", "s", "--exec", "./no-such-program"], 1, "child");
     refused(&["dlq", "replay", "g"], 2, "usage");
     refused(&["dlq", "show", "g", "five"], 2, "usage");
     refused(&["bench", "publish", "--size", "1TiB", "--url", "spile://h"], 2, "usage");

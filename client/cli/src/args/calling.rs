@@ -45,6 +45,7 @@ pub(crate) struct CallArgs {
 #[command(after_help = "Examples:
   spile serve jobs --exec ./job.sh --parallel 4
   spile --context spile-data/dev/device.toml serve device/device --exec 'cat'
+Where the shell does not find what CMD begins with, serve ends with 1 before it serves.
 The command gets the payload on stdin, and SPILE_SERVICE, SPILE_METHOD, SPILE_CALLER, SPILE_TRACE and SPILE_REMAINING_MS.
 Exit 0: stdout is the reply. 65: the request is wrong (invalid), 66: no such thing (not-found), 75: later (busy), 77: may
 not (forbidden); anything else says that the service is broken (internal), which counts for its breaker. The last line of

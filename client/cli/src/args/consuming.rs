@@ -105,7 +105,7 @@ fn backoff(text: &str) -> Result<Backoff, String> {
 
 --exec: a shell runs CMD for each event, its payload on stdin; SPILE_KEY, SPILE_TOPIC, SPILE_VERSION, SPILE_POSITION,
 SPILE_ATTEMPT and SPILE_TRACE are set. Exit 0 is done, 65 rejects the event (a dead letter at once), any other retries it.
-126 and 127 are the shell's own, for a command that can't be run: consume ends with 1 and settles nothing.
+Where the shell does not find what CMD begins with, consume ends with 1 before it takes anything.
 --pipe: one child for all. A delivery is a line of JSON on its stdin; it answers each with a line on its stdout:
 done KEY VERSION, retry KEY VERSION or reject KEY VERSION. Events of a key come one at a time.
 

@@ -16,6 +16,7 @@ use spile_client::{
 use spile_protocol::time::Millis;
 
 use crate::args::{Consume, Everywhere};
+use crate::command::family;
 use crate::command::follow::{self, Shown, silence};
 use crate::connect::{connect, within};
 use crate::failure::Failure;
@@ -38,6 +39,11 @@ pub(crate) async fn run(
     output: &mut Output,
 ) -> Result<(), Failure> {
     super::group::checked(&args.group)?;
+    for (flag, command) in [("--exec", &args.exec), ("--pipe", &args.pipe)] {
+        if let Some(command) = command {
+            family::checked(flag, command).await?;
+        }
+    }
     if args.until.count == Some(0) {
         return Ok(());
     }

@@ -14,7 +14,7 @@ use tokio::process::Command;
 use tokio::sync::mpsc;
 
 use crate::args::{Everywhere, ServeArgs};
-use crate::command::family::{Family, shell};
+use crate::command::family::{self, Family, shell};
 use crate::connect::{connect, within};
 use crate::failure::{Exit, Failure};
 use crate::output::{Output, say};
@@ -45,6 +45,7 @@ pub(crate) async fn run(
     typed: &Everywhere,
     output: &mut Output,
 ) -> Result<(), Failure> {
+    family::checked("--exec", &args.exec).await?;
     let client = connect(typed).await?;
     let what = format!("serve {}", args.service);
     let (rows, mut over) = mpsc::channel(ROWS);

@@ -219,17 +219,21 @@ fn an_event_that_fails_holds_back_its_own_key_only() {
 }
 
 #[test]
-fn a_child_that_can_not_be_run_settles_nothing() {
+fn a_command_that_is_not_there_takes_nothing() {
     let (folder, _server) = started();
     let folder = folder.path();
     publish(folder, "k", 1);
     create(folder, &[]);
-    for command in ["./no-such-program", "exit 127", "exit 126"] {
-        let ran = run(folder, &["consume", "g", "--wait", "1m", "--exec", command]);
-        assert_eq!(ran.code, 1, "{}{}", ran.out, ran.err);
-        let line = ran.err.lines().find(|line| line.starts_with("spile: run ")).unwrap();
-        assert!(line.contains("(child); "), "{line}");
-        assert!(ran.out.is_empty(), "{}", ran.out);
+    for flag in ["--exec", "--pipe"] {
+        for command in ["./no-such-program", "no-such-program --x"] {
+            let ran = run(folder, &["consume", "g", "--wait", "1m", flag, command]);
+            assert_eq!(ran.code, 1, "{}{}", ran.out, ran.err);
+            assert!(ran.err.starts_with("spile: run ") && ran.err.lines().count() == 1);
+            assert!(ran.err.contains("no-such-program\" that") && ran.err.contains("(child); "));
+            assert!(ran.out.is_empty(), "{}", ran.out);
+        }
+        let ran = run(folder, &["consume", "g", "--wait", "1m", flag, " "]);
+        assert_eq!((ran.code, ran.err.contains("(usage); ")), (2, true), "{}", ran.err);
     }
     let rows = told(folder, &["consume", "g", "--count", "1"]);
     assert_eq!(outcomes(&rows), [("k", 1, 1, "done")], "it was no attempt");
@@ -286,6 +290,43 @@ fn a_piped_child_answers_event_by_event() {
         assert!(!first[field].is_null(), "{field} in {first}");
     }
     assert_eq!(told(folder, &["dlq", "ls", "g"]).len(), 2);
+}
+
+#[test]
+fn a_tool_that_is_missing_for_one_event_stops_no_other_key() {
+    for missing in ["no-such-tool", "exit 126"] {
+        let (folder, _server) = started();
+        let folder = folder.path();
+        for key in ["poison", "a", "b"] {
+            publish(folder, key, 2);
+        }
+        create(folder, &["--max-attempts", "2"]);
+        let command = format!("if test $SPILE_KEY = poison; then {missing}; fi");
+        let ran =
+            run(folder, &["--json", "consume", "g", "--count", "8", "--exec", command.as_str()]);
+        assert_eq!(ran.code, 0, "{}{}", ran.out, ran.err);
+        let rows = objects(&ran);
+        let mut rows = outcomes(&rows);
+        rows.sort_unstable();
+        assert_eq!(
+            rows,
+            [
+                ("a", 1, 1, "done"),
+                ("a", 2, 1, "done"),
+                ("b", 1, 1, "done"),
+                ("b", 2, 1, "done"),
+                ("poison", 1, 1, "retry"),
+                ("poison", 1, 2, "retry"),
+                ("poison", 2, 1, "retry"),
+                ("poison", 2, 2, "retry")
+            ]
+        );
+        let notices = ran.err.lines().filter(|line| line.starts_with("spile: the shell ")).count();
+        assert_eq!(notices, 1, "{}", ran.err);
+        let letters = told(folder, &["dlq", "ls", "g"]);
+        let told = |letter: &Value| letter["reason"].as_str().unwrap().contains("could not run");
+        assert!(letters.len() == 2 && letters.iter().all(told), "{letters:?}");
+    }
 }
 
 #[test]

@@ -20,10 +20,16 @@ use crate::value::bytes;
 
 /// sysexits' EX_DATAERR: the event is wrong, and no retry mends that.
 const REJECT: i32 = 65;
-/// The shell's own: found and not runnable, not found.
-const CAN_NOT_RUN: [i32; 2] = [126, 127];
+/// The shell's own: found and not runnable, not found. It may be meant of anything in the command, for this event alone.
+const NOT_RUN: [i32; 2] = [126, 127];
 
-/// How many events of a delivery were begun, and what became of them; or why the command can't be run.
+/// How a reason ends, then.
+const NOT_RUN_TOLD: &str = " (the shell could not run it, or something in it)";
+/// Told once: each event's reason says it too.
+const NOT_RUN_NOTICE: &str = "the shell could not run the command, or something in it, for an event (exit status 126 or 127), which counts as a \
+     retry; stop this, mend the command and begin again where that holds for every event";
+
+/// How many events of a delivery were not begun, and what became of the others; or why there is no child.
 type Worked = Result<(usize, Vec<Row>), Failure>;
 
 pub(super) async fn run(
@@ -34,6 +40,7 @@ pub(super) async fn run(
     let stop = signal::stop();
     tokio::pin!(stop);
     let mut children: JoinSet<Worked> = JoinSet::new();
+    let mut warned = false;
     loop {
         let free = children.len() < taking.parallel && taking.to_begin > 0;
         let idle = children.is_empty();
@@ -46,6 +53,9 @@ pub(super) async fn run(
                 })?;
                 taking.gave_up(unbegun);
                 for row in rows {
+                    if row.reason.ends_with(NOT_RUN_TOLD) && !std::mem::replace(&mut warned, true) {
+                        output.notice(NOT_RUN_NOTICE);
+                    }
                     row.show(output)?;
                     if taking.finished() {
                         return Ok(());
@@ -103,7 +113,8 @@ impl Work {
     }
 
     fn reason(&self, ended: ExitStatus) -> String {
-        format!("{}: {ended}", self.command)
+        let not_run = ended.code().is_some_and(|code| NOT_RUN.contains(&code));
+        format!("{}: {ended}{}", self.command, if not_run { NOT_RUN_TOLD } else { "" })
     }
 
     async fn one(&self, event: &Delivery, attempt: u32) -> Result<ExitStatus, Failure> {
@@ -118,11 +129,7 @@ impl Work {
             }
         };
         let ((), ended) = tokio::join!(feed, child.wait());
-        let ended = ended.map_err(failed)?;
-        if ended.code().is_some_and(|code| CAN_NOT_RUN.contains(&code)) {
-            return Err(self.can_not_run(format!("the shell could not run it: {ended}")));
-        }
-        Ok(ended)
+        ended.map_err(failed)
     }
 
     fn prepared(&self, event: &Delivery, attempt: u32) -> Command {

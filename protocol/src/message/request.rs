@@ -142,6 +142,8 @@ fields! {
         meta: field::List<'a, Meta<'a>> [limits::META_BYTES] = field::List::default(),
         /// A blob's id, or that of an upload under way: what its client calls it, as 32 hexadecimal digits.
         id: &'a str [limits::NAME_BYTES] = "",
+        /// A value that ends: how long after the question that is; 0: it has no end.
+        left_ms: u64 = 0,
     }
 }
 

@@ -544,6 +544,7 @@ impl<'a> Draw<'a> {
             blake3: self.maybe(Self::array),
             meta: self.metas(),
             id: self.text(limits::NAME_BYTES),
+            left_ms: self.u64(),
         }
     }
 

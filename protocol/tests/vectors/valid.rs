@@ -423,6 +423,7 @@ fn values(set: &mut Set, request: RequestId) {
         blake3: Some([0xb3; 32]),
         meta: List::encode([Meta { name: "camera", value: "north" }], &mut room).unwrap(),
         id: "05-1a2b",
+        left_ms: 300,
         ..absent
     };
     set.message("value", "full", S, &Message::Value(Body { fields: full, payload: b"21.5" }));

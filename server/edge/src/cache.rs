@@ -1,8 +1,8 @@
 //! The read cache: values of kept topics that a worker has told, so that who asks again need not ask the worker.
 //!
 //! Here: what is kept, for how long, and what makes it go. Who may ask, and which GETs may be answered from here, is the
-//! route's. The invariants (spec §9.1.2, §10.8.2): nothing is told that a worker did not say within the age, or whose change
-//! a worker has told; the answer to a question older than such a word is not kept; nothing above the caps is held, the
+//! route's. The invariants (spec §9.1.2, §10.8.2): nothing is told that a worker did not say within the age, whose change
+//! a worker has told, or whose end has come; the answer to a question older than such a word is not kept; nothing above the caps is held, the
 //! oldest goes first.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
@@ -50,6 +50,18 @@ pub struct Kept {
     pub version: u64,
     /// The VALUE that told it, as a frame.
     pub frame: Box<[u8]>,
+    /// When its time is over, by this edge's clock.
+    pub ends: Option<Instant>,
+}
+
+impl Kept {
+    /// As a VALUE says it now: how long until it ends, 0 where it does not.
+    #[must_use]
+    pub fn left_ms(&self, now: Instant) -> u64 {
+        let left_ms =
+            |ends: Instant| u64::try_from(ends.since(now).as_millis()).unwrap_or(u64::MAX);
+        self.ends.map_or(0, |ends| left_ms(ends).max(1))
+    }
 }
 
 /// What is counted, and what is held now.
@@ -144,7 +156,7 @@ pub struct Asked {
     number: u64,
     part: Part,
     name: Box<str>,
-    until: Instant,
+    at: Instant,
 }
 
 impl Cache {
@@ -196,9 +208,8 @@ impl Cache {
         let number = inner.number();
         inner.asked.insert(number, part);
         drop(inner);
-        // It is as it was when it was asked for, or later: its age counts from here.
-        let (cache, name, until) = (Arc::clone(self), name.spelled(), now.after(self.age));
-        Some(Asked { cache, number, part, name, until })
+        // It is as it was when it was asked for, or later: its age counts from here, and what is left of it.
+        Some(Asked { cache: Arc::clone(self), number, part, name: name.spelled(), at: now })
     }
 
     /// The worker at `place` says that values with these marks have changed.
@@ -231,7 +242,9 @@ impl Cache {
         if !inner.asked.contains_key(&asked.number) {
             return;
         }
-        inner.put(asked, Arc::new(kept), bytes);
+        let until = asked.at.after(self.age);
+        let until = kept.ends.map_or(until, |ends| ends.min(until));
+        inner.put(asked, until, Arc::new(kept), bytes);
         let mut evicted = 0;
         while inner.order.len() > self.caps.entries || inner.bytes > self.caps.bytes {
             evicted += 1;
@@ -265,7 +278,7 @@ impl Inner {
         (now < entry.until).then(|| Arc::clone(&entry.kept))
     }
 
-    fn put(&mut self, asked: &Asked, kept: Arc<Kept>, bytes: usize) {
+    fn put(&mut self, asked: &Asked, until: Instant, kept: Arc<Kept>, bytes: usize) {
         let entries = self.parts.entry(asked.part).or_default();
         if let Some(at) = entries.iter().position(|entry| entry.name == asked.name) {
             // Two were asked at once and answered one behind the other.
@@ -277,7 +290,7 @@ impl Inner {
             self.order.remove(&old.number);
             self.bytes = self.bytes.saturating_sub(old.bytes);
         }
-        let (number, name, until) = (asked.number, asked.name.clone(), asked.until);
+        let (number, name) = (asked.number, asked.name.clone());
         entries.push(Entry { number, name, until, bytes, kept });
         self.order.insert(number, asked.part);
         self.bytes += bytes;
@@ -308,9 +321,10 @@ impl Inner {
 }
 
 impl Asked {
-    /// The answer came.
-    pub fn keep(&self, version: u64, frame: Box<[u8]>) {
-        self.cache.keep(self, Kept { version, frame });
+    /// The answer came; `left_ms` as a VALUE says it.
+    pub fn keep(&self, version: u64, left_ms: u64, frame: Box<[u8]>) {
+        let ends = (left_ms > 0).then(|| self.at.after(Duration::from_millis(left_ms)));
+        self.cache.keep(self, Kept { version, frame, ends });
     }
 
     /// Whom it was asked of.

@@ -46,6 +46,7 @@ fn value(request: u32, key: &str, version: u64) -> Value<'_> {
         blake3: None,
         meta: List::default(),
         id: "",
+        left_ms: 0,
     }
 }
 
@@ -126,6 +127,34 @@ async fn what_a_worker_told_is_told_again_until_its_age_is_over_or_it_changed() 
     asks(&mut client, &fake, &get(11, "k", PLAIN), 5).await;
 }
 
+#[tokio::test(start_paused = true)]
+async fn what_ends_is_asked_for_again_at_its_end_and_told_with_what_is_left() {
+    let (fake, mut client) = one().await;
+    let mut left = async |request, from_worker: Option<u64>| {
+        client.send(&[get(request, "k", PLAIN)]).await;
+        if let Some(left_ms) = from_worker {
+            asked(&fake).await;
+            let fields = Value { left_ms, ..value(request, "k", 3) };
+            fake.say(&Message::Value(Body { fields, payload: b"21.5" }));
+        }
+        let left_ms = |message: &Message<'_>| match message {
+            Message::Value(value) => value.fields.left_ms,
+            other => panic!("{other:?}"),
+        };
+        let left_ms = client.next(left_ms).await.unwrap();
+        let was_asked = fake.heard().iter().any(|one| one.contains("Get"));
+        assert_eq!(was_asked, from_worker.is_some());
+        left_ms
+    };
+    assert_eq!(left(1, Some(300)).await, 300);
+    tokio::time::advance(Duration::from_millis(100)).await;
+    assert_eq!(left(2, None).await, 200);
+    tokio::time::advance(Duration::from_millis(200)).await;
+    // Its age is not over, its time is.
+    assert_eq!(left(3, Some(0)).await, 0);
+    assert_eq!(left(4, None).await, 0);
+}
+
 #[tokio::test]
 async fn absence_is_not_kept() {
     let (fake, mut client) = one().await;
@@ -167,7 +196,7 @@ async fn who_may_not_read_hears_so_whatever_is_kept() {
     );
     let mut frame = Vec::new();
     frame.put(&told(0, "k", 3), crc::of(b"21.5")).unwrap();
-    asked.unwrap().keep(3, frame.into());
+    asked.unwrap().keep(3, 0, frame.into());
     client.send(&[get(1, "k", PLAIN)]).await;
     let refused = client.shown().await;
     assert!(refused.starts_with("fault forbidden Request"), "{refused}");

@@ -282,7 +282,7 @@ async fn what_is_kept_goes_when_the_worker_says_it_changed_and_when_a_new_link_i
     let mut far = setup.accept().await;
     let keep = |place, key| {
         let name = Name { tenant: "main", key, topic: "state/a" };
-        cache.ask(Instant(0), place, name).unwrap().keep(1, Box::from([0]));
+        cache.ask(Instant(0), place, name).unwrap().keep(1, 0, Box::from([0]));
     };
     keep(3, "a");
     keep(3, "b");

@@ -53,7 +53,8 @@ enum Answer {
     /// Nothing, or nothing newer.
     Absent,
     Version(Version),
-    Value(Value),
+    /// And the time at which it was there: the question's, or later.
+    Value(Value, u64),
 }
 
 /// A question that waits for the stream to move.
@@ -78,6 +79,8 @@ enum Following {
 pub(crate) struct Telling {
     request: RequestId,
     values: VecDeque<(Arc<str>, Value)>,
+    /// What is left of values that end counts from here.
+    now_ms: u64,
     /// It is a page: values that the log lost are left out, and behind it there may be more.
     page: Option<Page>,
 }
@@ -115,7 +118,7 @@ impl Asked {
         let value = core.values.get(&named(&self.tenant, &self.key, topic), now_ms);
         value
             .filter(|value| value.version > self.newer_than.0)
-            .map_or(Answer::Absent, Answer::Value)
+            .map_or(Answer::Absent, |value| Answer::Value(value, now_ms))
     }
 
     /// Is this what it waits to get rid of? spec §9.1: for a version, else for something newer.
@@ -123,7 +126,7 @@ impl Asked {
         match answer {
             Answer::TooOld => true,
             Answer::Absent => self.newer_than.0 > 0 || self.at_least.0 == 0,
-            Answer::Version(_) | Answer::Value(_) => false,
+            Answer::Version(_) | Answer::Value(..) => false,
         }
     }
 }
@@ -145,10 +148,11 @@ fn decided(asked: &Asked, answer: &Answer) -> Result<Said, Telling> {
         )),
         Answer::Absent => Ok(Said::Version { request, key, version: Version(0) }),
         Answer::Version(version) => Ok(Said::Version { request, key, version: *version }),
-        Answer::Value(value) => {
+        Answer::Value(value, now_ms) => {
             let topic = asked.topic.as_deref().unwrap_or_default();
             let name = named(&asked.tenant, &asked.key, topic).into();
-            Err(Telling { request, values: VecDeque::from([(name, *value)]), page: None })
+            let values = VecDeque::from([(name, *value)]);
+            Err(Telling { request, values, now_ms: *now_ms, page: None })
         }
     }
 }
@@ -230,7 +234,8 @@ impl Intake<'_> {
             return self.desk.said(0, nothing);
         }
         let page = Some(Page { more, bytes: 0 });
-        self.desk.lookups.push(Lookup::Telling(Telling { request, values, page }));
+        let now_ms = now.0;
+        self.desk.lookups.push(Lookup::Telling(Telling { request, values, now_ms, page }));
     }
 }
 
@@ -434,6 +439,7 @@ impl Telling {
             worker: worker.name(),
             cursor: &cursor,
             principal: &format!("{}/{}", names.role.name(), names.principal),
+            left_ms: value.left_ms(self.now_ms),
             ..Fields::default()
         };
         sink(&Message::Value(Body { fields, payload: &payload }), crc);

@@ -44,6 +44,11 @@ impl Value {
     fn is_there(&self, now_ms: u64) -> bool {
         self.expires_ms > now_ms
     }
+
+    /// As a VALUE says it: how long after `now_ms` it ends, 0 where it does not. spec §9.2
+    pub(crate) fn left_ms(&self, now_ms: u64) -> u64 {
+        if self.expires_ms == NEVER { 0 } else { self.expires_ms.saturating_sub(now_ms).max(1) }
+    }
 }
 
 /// What a record says of a kept topic.

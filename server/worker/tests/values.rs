@@ -64,6 +64,7 @@ async fn the_latest_event_is_the_value_and_an_empty_payload_removes_it() {
     client.acked(0, 6).await;
     let kept = value(&mut client, "d", "state/a").await.unwrap();
     assert_eq!((kept.version, &kept.payload[..], kept.position), (6, &b"two"[..], 6));
+    assert_eq!(kept.left_ms, 0, "it has no end");
     let kept = value(&mut client, "d", "state/b").await.unwrap();
     assert_eq!((kept.version, &kept.payload[..], &*kept.topic), (5, &b"last"[..], "state/b"));
     assert_eq!(value(&mut client, "d", "telemetry/a").await, None);
@@ -102,8 +103,13 @@ async fn a_value_ends_with_its_ttl_also_after_a_restart() {
         // Once as it was taken, once from the log.
         let worker = worker.unwrap_or_else(|| open(folder.path()));
         let mut client = Client::new(&worker, "reader", 2);
-        client.get_when("d", "state/a", (0, 0, 0), Millis(NOW.0 + 999));
-        assert_eq!(one(&mut client).await.unwrap().payload, "short");
+        for (after, left_ms) in [(0, 1_000), (999, 1)] {
+            client.get_when("d", "state/a", (0, 0, 0), Millis(NOW.0 + after));
+            let kept = one(&mut client).await.unwrap();
+            assert_eq!((&kept.payload[..], kept.left_ms), (&b"short"[..], left_ms));
+        }
+        client.list_at("d", "", 9, Millis(NOW.0 + 400));
+        assert_eq!(one(&mut client).await.unwrap().left_ms, 600);
         client.get_when("d", "state/a", (0, 0, 0), Millis(NOW.0 + 1_000));
         assert_eq!(one(&mut client).await, None);
         drop(client);

@@ -14,7 +14,7 @@ fn at(ms: u64) -> Instant {
 
 fn told(cache: &Arc<Cache>, ms: u64, place: usize, key: &str, version: u64) {
     let asked = cache.ask(at(ms), place, name(key)).unwrap();
-    asked.keep(version, vec![0; 100].into());
+    asked.keep(version, 0, vec![0; 100].into());
 }
 
 fn version(cache: &Cache, ms: u64, place: usize, key: &str) -> Option<u64> {
@@ -27,7 +27,7 @@ fn what_was_told_is_told_again_until_its_age_is_over() {
     assert_eq!(version(&cache, 0, 0, "a"), None);
     let asked = cache.ask(at(0), 0, name("a")).unwrap();
     // Its age counts from the question, not from the answer.
-    asked.keep(3, Box::from([1]));
+    asked.keep(3, 0, Box::from([1]));
     assert_eq!(version(&cache, 4_999, 0, "a"), Some(3));
     assert_eq!(version(&cache, 5_000, 0, "a"), None);
     assert_eq!(cache.get(at(1), 0, Name { tenant: "other", ..name("a") }, 0), None);
@@ -35,6 +35,29 @@ fn what_was_told_is_told_again_until_its_age_is_over() {
     assert!(cache.get(at(1), 0, name("a"), 2).is_some());
     assert_eq!((cache.counts.hits.get(), cache.counts.misses.get()), (2, 4));
     assert_eq!(cache.counts.hit_rate(), Some(0.333));
+}
+
+#[test]
+fn what_ends_is_not_told_past_its_end_nor_past_its_age() {
+    let cache = Cache::new(AGE);
+    for (key, left_ms) in [("a", 300), ("b", 60_000), ("c", 1), ("d", u64::MAX)] {
+        let asked = cache.ask(at(1_000), 0, name(key)).unwrap();
+        asked.keep(1, left_ms, Box::from([1]));
+    }
+    let told = |ms| ["a", "b", "c", "d"].map(|key| version(&cache, ms, 0, key).is_some());
+    assert_eq!(told(1_000), [true; 4]);
+    assert_eq!(told(1_001), [true, true, false, true]);
+    assert_eq!(told(1_299), [true, true, false, true]);
+    assert_eq!(told(1_300), [false, true, false, true]);
+    assert_eq!(told(5_999), [false, true, false, true]);
+    assert_eq!(told(6_000), [false; 4]);
+    // What is said of what is left counts from the question that is answered.
+    let asked = cache.ask(at(7_000), 0, name("a")).unwrap();
+    asked.keep(1, 300, Box::from([1]));
+    let left = |ms| cache.get(at(ms), 0, name("a"), 0).unwrap().left_ms(at(ms));
+    assert_eq!([7_000, 7_100, 7_299].map(left), [300, 200, 1]);
+    let endless = Kept { version: 1, frame: Box::from([]), ends: None };
+    assert_eq!(endless.left_ms(at(9)), 0);
 }
 
 #[test]
@@ -60,15 +83,15 @@ fn an_answer_to_a_question_older_than_a_change_is_not_kept() {
     let other = cache.ask(at(0), 0, name("b")).unwrap();
     cache.changed(0, [name("a").mark()]);
     let after = cache.ask(at(1), 0, name("a")).unwrap();
-    before.keep(1, Box::from([1]));
+    before.keep(1, 0, Box::from([1]));
     assert_eq!(version(&cache, 2, 0, "a"), None);
-    after.keep(2, Box::from([2]));
-    other.keep(7, Box::from([2]));
+    after.keep(2, 0, Box::from([2]));
+    other.keep(7, 0, Box::from([2]));
     assert_eq!((version(&cache, 2, 0, "a"), version(&cache, 2, 0, "b")), (Some(2), Some(7)));
     // What was asked over a link that is gone, too.
     let cut = cache.ask(at(3), 0, name("c")).unwrap();
     cache.forget(0);
-    cut.keep(1, Box::from([1]));
+    cut.keep(1, 0, Box::from([1]));
     assert_eq!(version(&cache, 4, 0, "c"), None);
 }
 
@@ -76,8 +99,8 @@ fn an_answer_to_a_question_older_than_a_change_is_not_kept() {
 fn of_two_answers_the_newer_stays() {
     let cache = Cache::new(AGE);
     let [first, second] = [0, 1].map(|ms| cache.ask(at(ms), 0, name("a")).unwrap());
-    second.keep(5, Box::from([5]));
-    first.keep(4, Box::from([4]));
+    second.keep(5, 0, Box::from([5]));
+    first.keep(4, 0, Box::from([4]));
     assert_eq!(version(&cache, 2, 0, "a"), Some(5));
     assert_eq!(cache.counts.entries(), 1);
 }
@@ -97,7 +120,7 @@ fn at_a_cap_the_oldest_goes_and_what_is_too_large_is_not_kept() {
     }
     assert_eq!((version(&cache, 3, 0, "a"), cache.counts.bytes()), (None, 2 * one as u64));
     let asked = cache.ask(at(4), 0, name("large")).unwrap();
-    asked.keep(1, vec![0; CACHE_VALUE + 1].into());
+    asked.keep(1, 0, vec![0; CACHE_VALUE + 1].into());
     assert_eq!(version(&cache, 5, 0, "large"), None);
 }
 
@@ -165,7 +188,7 @@ fn run(seed: u64) {
                 let at = usize::try_from(next(flying.len() as u64)).unwrap();
                 let (_, version, asked) = flying.swap_remove(at);
                 if let Some(asked) = asked {
-                    asked.keep(version, Box::from([0]));
+                    asked.keep(version, 0, Box::from([0]));
                 }
             }
             2 => truth[of].began.push(now),

@@ -62,7 +62,8 @@ impl Cached {
             return;
         }
         let frame = park_frame(message, payload_crc);
-        frame.into_iter().for_each(|frame| asked.keep(value.fields.version.0, frame));
+        let Value { version, left_ms, .. } = value.fields;
+        frame.into_iter().for_each(|frame| asked.keep(version.0, left_ms, frame));
     }
 
     /// The request was answered, or goes nowhere.
@@ -79,7 +80,7 @@ impl Cached {
     pub(super) fn say(&mut self, machine: &mut Session, now: Instant, out: &mut Turn<'_>) {
         while let Some((request, kept)) = self.hits.pop_front() {
             let Some((Message::Value(value), payload_crc)) = unpark(&kept.frame) else { continue };
-            let fields = Value { request, ..value.fields };
+            let fields = Value { request, left_ms: kept.left_ms(now), ..value.fields };
             let message = Message::Value(Body { fields, ..value });
             if machine.handle_downstream(now, &message, payload_crc, out).is_err() {
                 return self.hits.push_front((request, kept));

@@ -113,6 +113,7 @@ pub struct Kept {
     pub payload: Bytes,
     pub more: bool,
     pub cursor: String,
+    pub left_ms: u64,
 }
 
 /// A call to be answered.
@@ -464,6 +465,7 @@ fn take(
             payload: Bytes::copy_from_slice(payload),
             more: fields.more,
             cursor: fields.cursor.to_owned(),
+            left_ms: fields.left_ms,
         })),
         Message::Reply(body) => told.push(Told::Reply {
             code: body.fields.code,

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use rustls::ClientConfig;
 use spile_protocol::id::{self, Run};
+use spile_protocol::limits;
 
 use super::{Address, Client, Error, tls};
 
@@ -193,6 +194,7 @@ impl Builder {
                 Error::setup("tenant", format!("{tenant:?}: {why}"), "correct the tenant's name")
             })?;
         }
+        Error::unless_it_fits("software", &self.software, limits::SOFTWARE_BYTES)?;
         self.check_credential(&address)?;
         let tls = address.is_secure().then(|| tls::config(&self.files)).transpose()?;
         Ok(Prepared {
@@ -222,6 +224,7 @@ impl Builder {
             Credential::Token(_) if !address.is_secure() => {
                 Err(Error::setup("token", "would travel in the clear", "use spile:// with TLS"))
             }
+            Credential::Token(token) => Error::unless_it_fits("token", token, limits::TOKEN_BYTES),
             Credential::DeviceKey { device, .. } => {
                 let checked = id::name(device).map(|_| ());
                 checked.map_err(|why| {
@@ -232,7 +235,7 @@ impl Builder {
                     )
                 })
             }
-            Credential::Certificate | Credential::Token(_) => Ok(()),
+            Credential::Certificate => Ok(()),
         }
     }
 

@@ -113,6 +113,19 @@ impl Error {
         Self::Setup { what, why: why.into(), remedy }
     }
 
+    /// What is said has no room in the message that would say it: told before it is sent, since the server would end
+    /// the session for it. spec §12.3
+    pub(super) fn unless_it_fits(what: &'static str, said: &str, most: usize) -> Result<(), Self> {
+        if said.len() <= most {
+            return Ok(());
+        }
+        Err(Self::setup(
+            what,
+            format!("it has {} bytes; {most} is the most", said.len()),
+            "shorten it",
+        ))
+    }
+
     pub(super) fn unreachable(address: &Address, why: impl fmt::Display) -> Self {
         Self::Unreachable { address: address.to_string(), why: why.to_string() }
     }

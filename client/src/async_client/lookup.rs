@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use spile_protocol::id::{self, RequestId, Version};
+use spile_protocol::limits;
 use spile_protocol::message::request::{Get, List, Target};
 use spile_protocol::message::{Message, Value};
 use spile_protocol::time::Millis;
@@ -250,11 +251,12 @@ impl Client {
     /// Each says the blob's whole size. Who reads a large blob asks for one piece after the other.
     ///
     /// # Errors
-    /// The length is none, or the client is closed; what the server refuses comes in place of a part.
+    /// The length is none, the blob's id too long, or the client is closed; what the server refuses comes in place of a part.
     pub fn get_blob(&self, blob: &str, offset: u64, length: u32) -> Result<Values, Error> {
         if length == 0 || length > PIECE {
             return Err(wrong("length", &length.to_string(), "from 1 to 4 MiB can be asked for"));
         }
+        Error::unless_it_fits("blob", blob, limits::NAME_BYTES)?;
         let target = Target::Blob { blob, offset, length };
         Values::ask(&self.handle, |request| get(request, target, Fresh::default()))
     }
@@ -263,7 +265,7 @@ impl Client {
     /// page before (empty: from the beginning), at most `limit` of them and at most [`PAGE`].
     ///
     /// # Errors
-    /// The server refused, or the client is closed.
+    /// The prefix or the cursor is too long, the server refused, or the client is closed.
     pub async fn page(
         &self,
         listing: Listing,
@@ -271,6 +273,8 @@ impl Client {
         after: &str,
         limit: u32,
     ) -> Result<Page, Error> {
+        Error::unless_it_fits("prefix", prefix, limits::BLOB_NAME_BYTES)?;
+        Error::unless_it_fits("cursor", after, limits::CURSOR_BYTES)?;
         let list = |request| Message::List(List { request, listing, prefix, after, limit });
         let mut values = Values::ask(&self.handle, list)?;
         let mut entries = Vec::new();

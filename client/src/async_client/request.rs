@@ -258,8 +258,9 @@ impl Asked {
     }
 
     /// The connection is gone, and with it the answer.
-    pub(super) fn cut(&mut self, wake: &mut Vec<Waker>) {
-        self.failed(doubt(Code::UNKNOWN_OUTCOME, self.idempotent).into(), wake);
+    pub(super) fn cut(&mut self, why: &str, wake: &mut Vec<Waker>) {
+        let doubt = doubt(Code::UNKNOWN_OUTCOME, self.idempotent).detail(why);
+        self.failed(doubt.into(), wake);
     }
 
     /// Nobody waits any more: may its number be used again, since no answer is to come?

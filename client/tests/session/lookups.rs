@@ -96,3 +96,62 @@ async fn a_look_up_whose_connection_breaks_may_be_tried_again_and_one_nobody_wai
     };
     assert_eq!(found.payload, "1");
 }
+
+/// An argument that has no room in its message is the caller's to mend: nothing is sent, and the session goes on.
+#[tokio::test]
+async fn what_is_longer_than_its_field_is_told_before_it_is_sent() {
+    let server = Server::start().await;
+    let client = connected(&server).await;
+    let text = |bytes: usize| "x".repeat(bytes);
+    let name = |bytes| Event::new("t", "x").content_type(text(bytes));
+    let asked = |method: usize, content_type: usize| {
+        client.ask("$echo", &text(method)).content_type(&text(content_type)).send()
+    };
+    let told = [
+        ("prefix", 256, patient(client.page(Listing::Blobs, &text(257), "", 1)).await.err()),
+        (
+            "prefix",
+            256,
+            patient(client.list(Listing::State, &text(5_000)).next()).await.and_then(Result::err),
+        ),
+        ("cursor", 512, patient(client.page(Listing::Blobs, "", &text(513), 1)).await.err()),
+        ("blob", 64, client.get_blob(&text(65), 0, 1).err()),
+        ("blob", 64, patient(client.blob(&text(130))).await.err()),
+        ("blob", 64, patient(client.download(&text(130), ..)).await.err()),
+        ("method", 64, patient(asked(65, 0)).await.err()),
+        ("content type", 64, patient(asked(1, 65)).await.err()),
+        ("content type", 64, patient(client.publish(name(65))).await.err()),
+        (
+            "token",
+            1_536,
+            server.client().url("spile://localhost:1").token(&text(1_537)).prepare().err(),
+        ),
+        ("software", 64, server.client().software(&text(65)).prepare().err()),
+    ];
+    for (what, most, error) in told {
+        let error = error.unwrap_or_else(|| panic!("{what} is taken"));
+        let Error::Setup { what: named, why, .. } = &error else { panic!("{what}: {error}") };
+        assert!(*named == what && why.ends_with(&format!("; {most} is the most")), "{error}");
+        assert_eq!((error.code(), error.retry_after()), (Some(Code::INVALID), None));
+    }
+    // At the limit all of them are asked, and answered on the same connection.
+    assert!(patient(client.page(Listing::State, &text(256), &text(512), 1)).await.is_ok());
+    assert!(patient(client.get_blob(&text(64), 0, 1).unwrap().next()).await.unwrap().is_err());
+    assert!(patient(asked(64, 64)).await.is_ok());
+    assert!(patient(client.publish(name(64))).await.is_ok());
+    assert_eq!(server.world.connections.load(Ordering::Relaxed), 1);
+}
+
+#[tokio::test]
+async fn a_look_up_hears_why_the_server_ended_the_session() {
+    let server = Server::start().await;
+    let client = connected(&server).await;
+    let call = client.ask("silent", "m").parts();
+    let error = patient(client.list(Listing::State, "fatal").next()).await.unwrap().unwrap_err();
+    assert_eq!((refused(&error), error.retry_after()), (Code::TOO_LARGE, None));
+    assert!(error.to_string().contains("list.prefix"), "{error}");
+    // Of a call it is still not known whether it was done.
+    let error = patient(call.unwrap().next()).await.unwrap().unwrap_err();
+    assert_eq!(refused(&error), Code::UNKNOWN_OUTCOME);
+    assert!(error.to_string().contains("list.prefix (102 too-large)"), "{error}");
+}

@@ -242,6 +242,10 @@ impl Connection {
                 self.leave(end.subscription);
                 self.say(&Message::End(*end));
             }
+            Message::List(list) if list.prefix == "fatal" => {
+                self.session.refuse(Code::TOO_LARGE, "list.prefix");
+            }
+            Message::Call(Body { fields, .. }) if fields.service == "silent" => {}
             Message::Call(Body { fields, payload }) => {
                 let code = if fields.service == "$echo" { Code(0) } else { Code::NOT_FOUND };
                 let fields = Reply {

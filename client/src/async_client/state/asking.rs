@@ -191,11 +191,11 @@ impl State {
         id::name(service.strip_prefix("device/").unwrap_or(service)).map_err(|why| {
             Error::setup("service", format!("{service:?}: {why}"), "correct the name")
         })?;
-        let long = |text: &str, most| text.is_empty() || text.len() > most;
-        if long(method, limits::NAME_BYTES) || content_type.len() > limits::CONTENT_TYPE_BYTES {
-            let why = format!("{method:?}, {content_type:?}: 1 to 64 bytes, and 64 at most");
-            return Err(Error::setup("method or content type", why, "correct it"));
+        if method.is_empty() {
+            return Err(Error::setup("method", "none is given", "name one"));
         }
+        Error::unless_it_fits("method", method, limits::NAME_BYTES)?;
+        Error::unless_it_fits("content type", content_type, limits::CONTENT_TYPE_BYTES)?;
         let number = self.calls.insert(Asked::new(ask.idempotent));
         let fields = Call {
             request: RequestId(u32::try_from(number).unwrap_or(u32::MAX)),
@@ -253,10 +253,11 @@ impl State {
     }
 
     /// The connection is gone: whether what was asked was done is not known.
-    pub(super) fn fail_calls(&mut self) {
+    pub(super) fn fail_calls(&mut self, why: &Error) {
+        let why = format!("{why}; it is not known whether it was done");
         let mut forgotten = Vec::new();
         for (number, asked) in self.calls.iter_mut() {
-            asked.cut(&mut self.wake);
+            asked.cut(&why, &mut self.wake);
             if asked.is_forgotten() {
                 forgotten.push(number);
             }

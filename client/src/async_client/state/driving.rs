@@ -212,8 +212,11 @@ impl State {
             self.outbox.renumber();
             self.ways.renewed();
         }
-        self.fail_calls();
-        self.fail_looks(&Refusal::of(Code::UNAVAILABLE).detail("the connection broke").into());
+        // Where the server said why it ended the session, that is why.
+        let broke = || Refusal::of(Code::UNAVAILABLE).detail("the connection broke").into();
+        let why = self.last_word.clone().unwrap_or_else(broke);
+        self.fail_calls(&why);
+        self.fail_looks(&why);
         self.suspend_subscriptions();
         self.suspend_groups();
         self.serves.disconnected(&mut self.wake);

@@ -118,6 +118,8 @@ impl State {
         id::topic(topic).map_err(|why| {
             Error::setup("topic", format!("{topic:?}: {why}"), "correct the topic")
         })?;
+        Error::unless_it_fits("content type", &kind.content_type, limits::CONTENT_TYPE_BYTES)?;
+        Error::unless_it_fits("encoding", &kind.encoding, limits::CONTENT_TYPE_BYTES)?;
         let id = LaneId(u32::try_from(lane).unwrap_or(u32::MAX));
         let route = self
             .device

@@ -54,12 +54,8 @@ fn check(what: &What) -> Result<(), Error> {
     {
         return wrong("key", format!("{key:?}: {why}"));
     }
-    if what.name.len() > limits::BLOB_NAME_BYTES {
-        return wrong("name", format!("it is longer than {} bytes", limits::BLOB_NAME_BYTES));
-    }
-    if what.content_type.len() > limits::CONTENT_TYPE_BYTES {
-        return wrong("type", format!("it is longer than {} bytes", limits::CONTENT_TYPE_BYTES));
-    }
+    Error::unless_it_fits("name", &what.name, limits::BLOB_NAME_BYTES)?;
+    Error::unless_it_fits("type", &what.content_type, limits::CONTENT_TYPE_BYTES)?;
     match meta(what, &mut [0; limits::META_BYTES]) {
         Some(_) => Ok(()),
         None => wrong("meta", format!("it takes more than {} bytes", limits::META_BYTES)),

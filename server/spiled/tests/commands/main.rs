@@ -139,6 +139,27 @@ fn each_end_of_a_command_has_its_exit_code_and_its_line() {
 }
 
 #[test]
+fn a_name_over_its_limit_is_a_usage_error_that_names_the_limit() {
+    let (folder, _server) = started();
+    let long = |bytes: usize| "x".repeat(bytes);
+    for (words, bytes, told) in [
+        (&["blob", "ls"][..], 300, "prefix: it has 300 bytes; 256 is the most"),
+        (&["state", "ls"], 5_000, "prefix: it has 5000 bytes; 256 is the most"),
+        (&["blob", "show"], 130, "blob: it has 130 bytes; 64 is the most"),
+        (&["download"], 130, "blob: it has 130 bytes; 64 is the most"),
+        (&["call", "s"], 65, "method: it has 65 bytes; 64 is the most"),
+    ] {
+        let ran = run(folder.path(), &[words, &[&long(bytes)]].concat());
+        assert_eq!(ran.code, 2, "{words:?}: {}{}", ran.out, ran.err);
+        let told = format!("{told} (usage); ");
+        assert!(ran.err.lines().count() == 1 && ran.err.contains(&told), "{words:?}: {}", ran.err);
+    }
+    for (words, bytes) in [(["blob", "ls"], 256), (["state", "ls"], 256)] {
+        assert_eq!(run(folder.path(), &[&words[..], &[&long(bytes)]].concat()).code, 0);
+    }
+}
+
+#[test]
 fn with_json_an_error_is_an_object_on_stdout_too() {
     let (folder, _server) = started();
     let ran = run(folder.path(), &["--json", "publish", "t", "x", "--key", "k", "--expect", "9"]);

@@ -279,12 +279,12 @@ impl Route {
     }
 
     fn say_refusals(&mut self, machine: &mut Session, now: Instant, out: &mut Turn<'_>) {
-        while let Some(&tables::Refusal { scope, code, retry_after_ms }) =
+        while let Some(&tables::Refusal { scope, code, retry_after_ms, detail }) =
             self.tables.refusals.front()
         {
             let retry = retry_after_ms.is_some();
             let retry_after_ms = retry_after_ms.unwrap_or_default();
-            let fault = Fault { code, scope, retry, retry_after_ms, detail: "" };
+            let fault = Fault { code, scope, retry, retry_after_ms, detail };
             if machine.handle_downstream(now, &Message::Fault(fault), 0, out).is_err() {
                 return;
             }

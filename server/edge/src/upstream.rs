@@ -166,6 +166,20 @@ impl Workers {
         self.all.iter().map(AsRef::as_ref)
     }
 
+    /// What is wrong with a list that names workers, where one is none of these or is named twice.
+    pub(crate) fn misnamed(&self, named: &[&str]) -> Option<String> {
+        for (before, name) in named.iter().enumerate() {
+            if !self.iter().any(|worker| worker.name() == *name) {
+                let here: Vec<_> = self.iter().map(Upstream::name).collect();
+                return Some(format!("{name} is no worker here; there is {}", here.join(", ")));
+            }
+            if named.iter().take(before).any(|earlier| earlier == name) {
+                return Some(format!("{name} is named twice; name each worker once"));
+            }
+        }
+        None
+    }
+
     /// The place of the worker that has `key` of `tenant`.
     #[must_use]
     pub fn of(&self, tenant: &str, key: &str) -> usize {

@@ -23,8 +23,8 @@ use rustix::process::Signal;
 use rustls::ClientConfig;
 use serde_json::json;
 use spile_protocol::{
-    id::SubscriptionId,
-    message::{Message, Outcome, Scope, Settle, Source, Subscribe},
+    id::{Position, SubscriptionId},
+    message::{At, From, List, Message, Outcome, Scope, Settle, Source, Subscribe},
 };
 
 const KEYS: u32 = 8;
@@ -245,4 +245,53 @@ fn a_consumer_of_one_at_a_time_gets_all_from_both_workers() {
     consumer.consume(&mut raw).unwrap();
     let shown = operator.call("$group", "show", &json!({"name": "g"})).unwrap();
     assert_eq!((&shown["lag"], &shown["dead"]), (&json!(0), &json!(0)), "{shown}");
+}
+
+#[test]
+fn a_place_of_no_worker_is_refused_before_any_worker_is_asked() {
+    let (split, running) = Split::started();
+    let (address, tls) = (running["edge-e1"].edge(), split.operator());
+    let mut operator = loop {
+        if let Ok(raw) = Raw::hello(address, &tls, [1; 8]) {
+            break raw;
+        }
+    };
+    let group = |from: &str| json!({"name": "g", "filter": "g/#", "from": from});
+    let invalid = Err("invalid".to_owned());
+    for from in ["foo:1", "a:1,foo:1", "a:1,b:1,a:2"] {
+        assert_eq!(operator.call("$group", "create", &group(from)), invalid, "{from}");
+    }
+    let ls = |operator: &mut Raw| operator.call("$group", "ls", &json!({})).unwrap();
+    assert_eq!(ls(&mut operator)["groups"], json!([]));
+    operator.call("$group", "create", &group("a:1")).unwrap();
+    let show = |operator: &mut Raw| operator.call("$group", "show", &json!({"name": "g"})).unwrap();
+    let before = loop {
+        let shown = show(&mut operator);
+        if shown["partial"] != json!(true) {
+            break shown;
+        }
+    };
+    for to in ["foo:1", "b:1,foo:1", "b:1,b:1"] {
+        for dry_run in [false, true] {
+            let asked = json!({"name": "g", "to": to, "dry_run": dry_run});
+            assert_eq!(operator.call("$group", "seek", &asked), invalid, "{to}");
+        }
+    }
+    assert_eq!(show(&mut operator), before);
+    let sought = operator.call("$group", "seek", &json!({"name": "g", "to": "b:1,a:1"})).unwrap();
+    assert_eq!(sought["epoch"].as_u64(), before["epoch"].as_u64().map(|epoch| epoch + 1));
+    let at = |worker, n| At { worker, position: Position(n) };
+    for places in [
+        &[at("a", 1)][..],
+        &[at("a", 1), at("b", 1), at("foo", 1)],
+        &[at("a", 1), at("b", 1), at("b", 2)],
+    ] {
+        let mut room = [0; 64];
+        let from = From::Positions(List::encode(places.iter().copied(), &mut room).unwrap());
+        let source = Source::Filter { filter: "g/#", key: None, from };
+        let (subscription, events, bytes) = (SubscriptionId(0), 1, 1_000);
+        let subscribe = Subscribe { subscription, source, events, bytes, live: true };
+        operator.send(&[Message::Subscribe(subscribe)]).unwrap();
+        assert!(operator.shown().starts_with("fault invalid Subscription"), "{places:?}");
+    }
 }

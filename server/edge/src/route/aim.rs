@@ -42,6 +42,11 @@ pub(super) fn aim(
     let every =
         |fold| Ok(Aim::Many((0..workers.count()).map(|place| (place, None)).collect(), fold));
     match (call.service, call.method) {
+        ("$group", "create") => begins_here(&object(payload)?, "from", workers)?,
+        ("$group", "seek") => begins_here(&object(payload)?, "to", workers)?,
+        _ => {}
+    }
+    match (call.service, call.method) {
         ("$status", "get") => every(Fold::Status),
         // The edge knows of calls too.
         ("$trace", "get") => every(Fold::Steps(Steps::default())),
@@ -89,6 +94,18 @@ fn is_dry(payload: &[u8]) -> Result<bool, Wrong> {
     Ok(object(payload)?.get("dry_run") == Some(&Value::Bool(true)))
 }
 
+/// Positions a group begins at are of workers there are, one each: a worker knows only itself (admin §1.3, §6.3). What
+/// has another form is for the worker to read.
+fn begins_here(asked: &Map<String, Value>, field: &str, workers: &Workers) -> Result<(), Wrong> {
+    let text = asked.get(field).and_then(Value::as_str).unwrap_or_default();
+    let names = text.split(',').map(|one| one.split_once(':').map(|(worker, _)| worker));
+    let Some(names) = names.collect::<Option<Vec<_>>>() else { return Ok(()) };
+    match workers.misnamed(&names) {
+        Some(why) => Err(wrong(Code::INVALID, format!("{field}: {why}"))),
+        None => Ok(()),
+    }
+}
+
 /// A position's worker, `WORKER:N` (admin §1.2).
 fn worker_of(position: &str, workers: &Workers) -> Result<usize, Wrong> {
     let name = position.rsplit_once(':').map_or("", |(worker, _)| worker);
@@ -132,6 +149,9 @@ fn positions(asked: Map<String, Value>, workers: &Workers) -> Result<Aim, Wrong>
     let mut own = vec![Vec::new(); workers.count()];
     let all = asked.get("all") == Some(&Value::Bool(true));
     let listed = asked.get("positions").and_then(Value::as_array);
+    if all && listed.is_some() {
+        return Err(wrong(Code::INVALID, "positions or all, not both"));
+    }
     for position in listed.into_iter().flatten() {
         let text = position.as_str().unwrap_or_default();
         if let Some(own) = own.get_mut(worker_of(text, workers)?) {
@@ -249,6 +269,17 @@ mod tests {
                 r#"1{"positions":["a:1"],"rate":7,"share":[0,1]}"#,
             ),
             ("$dlq", "replay", "{}", "0"),
+            ("$dlq", "replay", r#"{"all":true,"positions":["a:1"]}"#, "invalid"),
+            ("$group", "create", r#"{"from":"end"}"#, "1"),
+            ("$group", "create", r#"{"from":7}"#, "1"),
+            ("$group", "create", r#"{"from":"b:5"}"#, "1"),
+            ("$group", "create", r#"{"from":"c:5"}"#, "invalid"),
+            ("$group", "create", r#"{"from":"b:5,a:1,b:6"}"#, "invalid"),
+            ("$group", "seek", r#"{"to":"a:5,b:1"}"#, "1"),
+            ("$group", "seek", r#"{"to":"a:5,c:1"}"#, "invalid"),
+            ("$group", "seek", r#"{"dry_run":true,"to":"a:5,a:5"}"#, "invalid"),
+            // Of no such form: the worker says so.
+            ("$group", "seek", r#"{"to":"c:5,nonsense"}"#, "1"),
             ("$dlq", "ls", "nonsense", "invalid"),
             // Slots 1 and 8 of the names.
             ("device/sensor-1", "reset", "", "1"),

@@ -7,7 +7,7 @@ use std::collections::VecDeque;
 use spile_protocol::{
     code::Code,
     id::{LaneId, LinkSessionId, Number, RouteId},
-    message::{Bind, Credit, Lane, Message, Scope, Source, Subscribe, Void},
+    message::{Bind, Credit, From, Lane, Message, Scope, Source, Subscribe, Void},
     session::edge::{Input as Came, Session},
     time::{Instant, Millis},
 };
@@ -181,9 +181,8 @@ impl<'s, 'i, 'b: 's> Gate<'s, 'i, 'b> {
         let Some(scope @ Scope::Subscription(id)) = scope_of(&input.message) else { return };
         let mut to_one = |place, message: &Message<'_>| send(place, spelled(*message));
         if let Message::Subscribe(subscribe) = &input.message {
-            let mut merge = match Merge::new(subscribe, self.workers, self.wall) {
-                Ok(merge) => merge,
-                Err(code) => return self.tables.refuse(scope, code, None),
+            let Some(mut merge) = Merge::new(subscribe, self.workers, self.wall) else {
+                return self.tables.refuse_for(scope, "a worker's position is not named");
             };
             // spec §8.1.4: the others' events come, and one that is away joins when it is back.
             if merge.begin(&mut to_one) {
@@ -343,6 +342,14 @@ impl<'s, 'i, 'b: 's> Gate<'s, 'i, 'b> {
         let place = key.map(|key| self.place_of(key));
         if !self.may(action, Resource { key, name }) {
             return self.denied(Scope::Subscription(subscribe.subscription));
+        }
+        if let Source::Filter { from: From::Positions(list), .. } = subscribe.source {
+            let named: Vec<_> = list.iter().map(|at| at.worker).collect();
+            if self.workers.misnamed(&named).is_some() {
+                let scope = Scope::Subscription(subscribe.subscription);
+                self.tables.refuse_for(scope, "a position is of no worker here, or of one twice");
+                return None;
+            }
         }
         match place.or((self.workers.count() == 1).then_some(0)) {
             Some(place) => {

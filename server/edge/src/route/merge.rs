@@ -53,22 +53,15 @@ pub(super) struct Merge {
 }
 
 impl Merge {
-    /// Refused where a worker is not named that has to be, or one is that is none.
-    pub(super) fn new(
-        subscribe: &Subscribe<'_>,
-        workers: &Workers,
-        wall: Millis,
-    ) -> Result<Self, Code> {
+    /// `None` where a worker is not named that has to be.
+    pub(super) fn new(subscribe: &Subscribe<'_>, workers: &Workers, wall: Millis) -> Option<Self> {
         if let Source::Filter { from: From::Positions(named), .. } = subscribe.source {
             let is_named = |name: &str| named.iter().any(|at| at.worker == name);
-            let is_worker = |name: &str| workers.iter().any(|worker| worker.name() == name);
-            if !workers.iter().all(|worker| is_named(worker.name()))
-                || !named.iter().all(|at| is_worker(at.worker))
-            {
-                return Err(Code::INVALID);
+            if !workers.iter().all(|worker| is_named(worker.name())) {
+                return None;
             }
         }
-        Ok(Self {
+        Some(Self {
             id: subscribe.subscription,
             asked: Asked::of(subscribe, wall),
             credit: (subscribe.events, subscribe.bytes),

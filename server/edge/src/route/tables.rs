@@ -68,6 +68,7 @@ pub(super) struct Refusal {
     pub(super) scope: Scope,
     pub(super) code: Code,
     pub(super) retry_after_ms: Option<u32>,
+    pub(super) detail: &'static str,
 }
 
 /// What became of a message for the client.
@@ -214,7 +215,13 @@ impl Tables {
     }
 
     pub(super) fn refuse(&mut self, scope: Scope, code: Code, retry_after_ms: Option<u32>) {
-        self.refusals.push_back(Refusal { scope, code, retry_after_ms });
+        self.refusals.push_back(Refusal { scope, code, retry_after_ms, detail: "" });
+    }
+
+    /// What is asked for can't be meant, and why.
+    pub(super) fn refuse_for(&mut self, scope: Scope, detail: &'static str) {
+        let (code, retry_after_ms) = (Code::INVALID, None);
+        self.refusals.push_back(Refusal { scope, code, retry_after_ms, detail });
     }
 
     /// The worker at `place` went away: the lanes that are closed by it. The rest of what lives there is refused.
@@ -222,7 +229,8 @@ impl Tables {
         let there = |at: usize| at == place;
         let retry = Some(away.retry_after_ms);
         let refusals = &mut self.refusals;
-        let away = |scope| Refusal { scope, code: Code::UNAVAILABLE, retry_after_ms: retry };
+        let code = Code::UNAVAILABLE;
+        let away = |scope| Refusal { scope, code, retry_after_ms: retry, detail: "" };
         self.subscriptions.retain_mut(|(id, sub)| {
             let lost = match sub {
                 Sub::One(at, _) => there(*at),
@@ -248,7 +256,7 @@ impl Tables {
             };
             if let Some((code, again)) = lost {
                 let (scope, retry_after_ms) = (Scope::Request(*request), retry.filter(|_| again));
-                refusals.push_back(Refusal { scope, code, retry_after_ms });
+                refusals.push_back(Refusal { scope, code, retry_after_ms, detail: "" });
             }
             lost.is_none()
         });

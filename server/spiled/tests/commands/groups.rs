@@ -116,6 +116,44 @@ fn each_end_of_a_groups_command_has_its_exit_code_and_its_line() {
 }
 
 #[test]
+fn a_place_of_no_worker_is_refused_and_nothing_is_done() {
+    const TWICE: &str = r#"{"name":"g","to":"local:1,local:2"}"#;
+    let (folder, _server) = started();
+    let folder = folder.path();
+    publish(folder, "k", 1);
+    create(folder, &[]);
+    let before = show(folder);
+    let foo = "foo is no worker here; there is local (invalid); ";
+    check(
+        folder,
+        &[
+            (&["group", "seek", "g", "--to", "foo:1"], 2, foo),
+            (&["group", "seek", "g", "--to", "local:1,foo:1"], 2, foo),
+            (&["group", "seek", "g", "--to", "foo:1", "--dry-run"], 2, foo),
+            (&["group", "create", "h", "--filter", "t/#", "--from", "foo:1"], 2, foo),
+            (&["call", "$group", "seek", TWICE], 2, "local is named twice"),
+            (&["group", "show", "h"], 4, "(not-found); "),
+            (
+                &["subscribe", "t/#", "--from", "foo:1"],
+                2,
+                "no worker here, or of one twice (invalid); ",
+            ),
+            (
+                &["subscribe", "t/#", "--from", "local:1,foo:1"],
+                2,
+                "no worker here, or of one twice (invalid); ",
+            ),
+            (
+                &["subscribe", "t/#", "--key", "k", "--from", "local:1,foo:1"],
+                2,
+                "no worker here, or of one twice (invalid); ",
+            ),
+        ],
+    );
+    assert_eq!(show(folder), before);
+}
+
+#[test]
 fn exec_gives_a_child_the_payload_and_what_it_is_about() {
     let (folder, _server) = started();
     let folder = folder.path();

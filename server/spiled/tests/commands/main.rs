@@ -116,7 +116,7 @@ fn each_end_of_a_command_has_its_exit_code_and_its_line() {
             (
                 &["subscribe", "telemetry/#", "--from", "nowhere:1", "--count", "1"],
                 2,
-                "is not named",
+                "of no worker here",
             ),
             (&["subscribe", "a/#/b"], 2, "wildcard"),
             (&["--context", "spile-data/dev/device.toml", "publish", "t", "x"], 0, "version 1"),

@@ -100,7 +100,7 @@ pub(crate) struct Everywhere {
     /// Print one JSON object a line on stdout, and nothing else there
     #[arg(long, global = true, help_heading = "Output")]
     pub(crate) json: bool,
-    /// No notices and no progress
+    /// No notices, no progress, and no line for each event, file or call that went well; what was asked for is printed
     #[arg(long, short, global = true, help_heading = "Output")]
     pub(crate) quiet: bool,
     /// Give up after so long: reaching the server, and every answer

@@ -49,6 +49,16 @@ impl Output {
         self.out.write_all(b"\n").map_err(gone)
     }
 
+    /// One of many things that went well. Who wants quiet wants to hear of what failed only; a script reads its objects all
+    /// the same.
+    pub(crate) fn went_well<T: Serialize>(
+        &mut self,
+        value: &T,
+        human: impl FnOnce(&T) -> String,
+    ) -> Result<(), Failure> {
+        if self.quiet && !self.json { Ok(()) } else { self.result(value, human) }
+    }
+
     /// Text for people and scripts alike: help, completions.
     pub(crate) fn text(&mut self, text: &str) -> Result<(), Failure> {
         self.out.write_all(text.as_bytes()).map_err(gone)

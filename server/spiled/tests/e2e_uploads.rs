@@ -131,6 +131,9 @@ fn files_of_every_length_go_up_and_come_back_whole() {
         let shown = place.json(&["blob", "show", blob]);
         assert_eq!((text(&shown, "type"), text(&shown, "blake3")), ("a/b", &*hash(&bytes)));
         assert_eq!(shown.pointer("/meta/x").unwrap(), "y");
+        for (field, value) in shown.as_object().unwrap() {
+            assert_eq!(down.get(field), Some(value), "{field} in {down}");
+        }
         assert_eq!(number(&shown, "size"), size as u64);
         // spec §7.3.1: the seal is the event of the stream.
         let stream = place.all(&["stream", "k", "--from", &(n + 1).to_string()]);

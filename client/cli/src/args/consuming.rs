@@ -193,6 +193,9 @@ pub(crate) struct DlqDrop {
     pub(crate) group: String,
     #[command(flatten)]
     pub(crate) letters: Letters,
+    /// Only count them
+    #[arg(long)]
+    pub(crate) dry_run: bool,
     /// Do not ask
     #[arg(long)]
     pub(crate) yes: bool,
@@ -239,6 +242,8 @@ mod tests {
             ("spile dlq replay g --all --rate 0", false),
             ("spile dlq drop g", false),
             ("spile dlq drop g a:5 --yes", true),
+            ("spile dlq drop g --all --dry-run", true),
+            ("spile dlq drop g --dry-run", false),
         ] {
             assert_eq!(Typed::try_parse_from(line.split(' ')).is_ok(), fits, "{line}");
         }

@@ -33,7 +33,7 @@ pub(crate) async fn run(
 
 /// A blob, as scripts read it.
 #[derive(Debug, Serialize)]
-struct Told {
+pub(super) struct Told {
     blob: String,
     key: String,
     name: String,
@@ -48,7 +48,7 @@ struct Told {
 }
 
 impl Told {
-    fn of(found: Found) -> Self {
+    pub(super) fn of(found: Found) -> Self {
         Self {
             blob: found.id,
             key: found.key,

@@ -201,13 +201,18 @@ impl Row {
     }
 
     fn show(&self, output: &mut Output) -> Result<(), Failure> {
-        output.result(self, |row| {
+        let line = |row: &Self| {
             let reason = if row.reason.is_empty() { "" } else { ": " };
             format!(
                 "{} {} {} {} attempt {} {}{reason}{}",
                 row.position, row.key, row.version, row.topic, row.attempt, row.outcome, row.reason
             )
-        })?;
+        };
+        if self.outcome == "done" {
+            output.went_well(self, line)?;
+        } else {
+            output.result(self, line)?;
+        }
         output.flush()
     }
 }

@@ -45,14 +45,15 @@ async fn drop_letters(
     typed: &Everywhere,
     output: &mut Output,
 ) -> Result<(), Failure> {
-    let mut request = json!({ "group": checked(&args.group)? });
+    let mut request = json!({ "group": checked(&args.group)?, "dry_run": args.dry_run });
     choose(&mut request, &args.letters);
     let which = if args.letters.all {
         "all dead letters".to_owned()
     } else {
         format!("{} of the dead letters", args.letters.positions.len())
     };
-    confirm(args.yes, &format!("drop {which} of group {}: they are not replayed", args.group))?;
+    let yes = args.yes || args.dry_run;
+    confirm(yes, &format!("drop {which} of group {}: they are not replayed", args.group))?;
     let dropped = call(typed, "drop", &request).await?;
     output.result(&dropped, lines)
 }

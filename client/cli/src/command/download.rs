@@ -10,12 +10,13 @@ use spile_protocol::code::Code;
 use tokio::io::AsyncWriteExt;
 
 use crate::args::{Download, Everywhere};
+use crate::command::blob::Told;
 use crate::connect::{connect, within};
 use crate::failure::{Exit, Failure};
 use crate::local_code;
 use crate::output::Output;
 use crate::progress::Progress;
-use crate::value::{bytes, size};
+use crate::value::size;
 
 /// How often the bar is drawn, in bytes: a look at the clock for each part would cost more than the part.
 const DRAW_EVERY: u64 = 1 << 20;
@@ -23,11 +24,8 @@ const DRAW_EVERY: u64 = 1 << 20;
 /// A download that is done, as scripts read it.
 #[derive(Serialize)]
 struct Downloaded {
-    blob: String,
-    key: String,
-    name: String,
-    size: u64,
-    blake3: Option<String>,
+    #[serde(flatten)]
+    about: Told,
     file: String,
     received: u64,
     resumed_at: u64,
@@ -203,26 +201,18 @@ impl Fetching<'_> {
         resumed_at: u64,
         output: &mut Output,
     ) -> Result<(), Failure> {
-        let about = &self.about;
         let told = Downloaded {
-            blob: about.id.clone(),
-            key: about.key.clone(),
-            name: about.name.clone(),
-            size: about.size,
-            blake3: about.blake3.map(|hash| bytes::hex(&hash)),
+            about: Told::of(self.about.clone()),
             file: path.display().to_string(),
             received,
             resumed_at,
         };
-        if output.is_quiet() && !output.is_json() {
-            return Ok(());
-        }
-        output.result(&told, |told| {
+        output.went_well(&told, |told| {
             let resumed = match told.resumed_at {
                 0 => String::new(),
                 at => format!(", went on at {}", size::show(at)),
             };
-            format!("{} ({}{resumed}; the hash is right)", told.file, size::show(told.size))
+            format!("{} ({}{resumed}; the hash is right)", told.file, size::show(self.about.size))
         })
     }
 }

@@ -107,11 +107,7 @@ fn print(receipt: &Receipt, output: &mut Output) -> Result<(), Failure> {
     if receipt.maybe_twice {
         output.notice("the server had forgotten our run: this event may be stored twice");
     }
-    // Who wants quiet wants to hear of what failed only; a script reads its objects all the same.
-    if output.is_quiet() && !output.is_json() {
-        return Ok(());
-    }
-    output.result(&published, |published| {
+    output.went_well(&published, |published| {
         let version =
             published.version.map_or_else(String::new, |version| format!(" version {version}"));
         let position =

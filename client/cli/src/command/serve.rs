@@ -98,12 +98,17 @@ pub(crate) async fn run(
 }
 
 fn show(row: &Row, output: &mut Output) -> Result<(), Failure> {
-    output.result(row, |row| {
+    let line = |row: &Row| {
         format!(
             "{} {} of {}: {} in {} ms",
             row.service, row.method, row.caller, row.outcome, row.took_ms
         )
-    })?;
+    };
+    if row.outcome == "done" {
+        output.went_well(row, line)?;
+    } else {
+        output.result(row, line)?;
+    }
     output.flush()
 }
 

@@ -54,10 +54,6 @@ struct Uploaded<'a> {
 }
 
 fn print(blob: &Blob, output: &mut Output) -> Result<(), Failure> {
-    // Who wants quiet wants to hear of what failed only; a script reads its objects all the same.
-    if output.is_quiet() && !output.is_json() {
-        return Ok(());
-    }
     let told = Uploaded {
         blob: &blob.blob,
         key: &blob.key,
@@ -69,7 +65,7 @@ fn print(blob: &Blob, output: &mut Output) -> Result<(), Failure> {
         resumed_at: blob.resumed_at,
         durability: "stored",
     };
-    output.result(&told, |told| {
+    output.went_well(&told, |told| {
         let Uploaded { blob, key, name, revision, .. } = told;
         let (whole, sent) = (size::show(told.size), size::show(told.sent));
         let resumed = match told.resumed_at {

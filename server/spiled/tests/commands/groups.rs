@@ -118,6 +118,8 @@ fn each_end_of_a_groups_command_has_its_exit_code_and_its_line() {
 #[test]
 fn a_place_of_no_worker_is_refused_and_nothing_is_done() {
     const TWICE: &str = r#"{"name":"g","to":"local:1,local:2"}"#;
+    const EARLY: &str = r#"{"name":"h","filter":"t/#","from":-5}"#;
+    const BOTH: &str = r#"{"group":"g","all":true,"positions":["local:1"]}"#;
     let (folder, _server) = started();
     let folder = folder.path();
     publish(folder, "k", 1);
@@ -132,6 +134,7 @@ fn a_place_of_no_worker_is_refused_and_nothing_is_done() {
             (&["group", "seek", "g", "--to", "foo:1", "--dry-run"], 2, foo),
             (&["group", "create", "h", "--filter", "t/#", "--from", "foo:1"], 2, foo),
             (&["call", "$group", "seek", TWICE], 2, "local is named twice"),
+            (&["call", "$group", "create", EARLY], 2, "start, end, WORKER:N or milliseconds"),
             (&["group", "show", "h"], 4, "(not-found); "),
             (
                 &["subscribe", "t/#", "--from", "foo:1"],
@@ -148,9 +151,34 @@ fn a_place_of_no_worker_is_refused_and_nothing_is_done() {
                 2,
                 "no worker here, or of one twice (invalid); ",
             ),
+            (&["call", "$dlq", "replay", BOTH], 2, "not both"),
+            (&["call", "$dlq", "drop", BOTH], 2, "not both"),
         ],
     );
     assert_eq!(show(folder), before);
+}
+
+#[test]
+fn quiet_says_nothing_of_what_went_well() {
+    let (folder, _server) = started();
+    let folder = folder.path();
+    std::fs::write(folder.join("file"), "x").unwrap();
+    create(folder, &[]);
+    let quietly = |words: &[&str]| run(folder, &[&["--quiet"], words].concat());
+    let consume = ["consume", "g", "--count", "1", "--exec"];
+    let done = [&consume[..], &["true"]].concat();
+    let failed = [&consume[..], &["false"]].concat();
+    for words in [&["publish", "t/x", "1"][..], &done, &["upload", "file"]] {
+        let ran = quietly(words);
+        assert_eq!((ran.code, &*ran.out, &*ran.err), (0, "", ""), "{words:?}");
+    }
+    // What did not go well is told, and so is what was asked for.
+    assert_eq!(quietly(&["publish", "t/x", "2"]).code, 0);
+    let ran = quietly(&failed);
+    assert!(ran.code == 0 && ran.out.contains("attempt 1 retry"), "{}{}", ran.out, ran.err);
+    let ran = quietly(&["consume", "g", "--count", "1"]);
+    assert!(ran.code == 0 && ran.out.ends_with("attempt 2 2\n"), "{}{}", ran.out, ran.err);
+    assert_eq!(told(folder, &["--quiet", "publish", "t/x", "3"]).len(), 1, "scripts hear all");
 }
 
 #[test]
@@ -224,6 +252,8 @@ fn what_fails_is_tried_again_and_then_a_dead_letter_that_can_be_replayed_or_drop
     let rows = told(folder, &["consume", "g", "--count", "1", "--exec", "exit 65"]);
     assert_eq!(outcomes(&rows), [("k", 4, 1, "reject")], "dead at once");
     assert_eq!(told(folder, &["dlq", "ls", "g"]).len(), 1);
+    let counted = told(folder, &["dlq", "drop", "g", "--all", "--dry-run"]).remove(0);
+    assert_eq!((&counted["dropped"], &show(folder)["dead"]), (&Value::from(1), &Value::from(1)));
     let dropped = told(folder, &["dlq", "drop", "g", "--all", "--yes"]).remove(0);
     assert_eq!(dropped["dropped"], 1);
     assert!(told(folder, &["dlq", "ls", "g"]).is_empty());

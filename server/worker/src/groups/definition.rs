@@ -12,7 +12,10 @@ pub const TOPIC: &str = "$registry/group";
 
 /// Where a group begins, or is sent to.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(untagged)]
+#[serde(
+    untagged,
+    expecting = "where a group begins is start, end, WORKER:N or milliseconds since 1970"
+)]
 pub enum Begin {
     /// With the first event the edge accepted at or after this, milliseconds since 1970.
     Time(u64),

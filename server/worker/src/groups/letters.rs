@@ -186,6 +186,9 @@ fn base64(bytes: &[u8]) -> String {
 
 /// The letters that are meant: those named that lie here, or all.
 fn chosen(turn: Turn<'_>, name: &Name, which: &Which) -> Result<Vec<Lying>, Not> {
+    if which.all && which.positions.is_some() {
+        return Err(not(Code::INVALID, "which: positions or all, not both"));
+    }
     let all = letters(turn, name, 0, usize::MAX)?;
     let Some(named) = &which.positions else {
         return if which.all {

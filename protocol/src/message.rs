@@ -110,6 +110,15 @@ macro_rules! messages {
                 }
             }
 
+            /// Its kind, as the specification names it.
+            #[must_use]
+            pub const fn name(&self) -> &'static str {
+                match self {
+                    $(Self::$name(_) => stringify!($kind),)*
+                    Self::Skipped(_) => "SKIPPED",
+                }
+            }
+
             /// The payload; empty for kinds that have none.
             #[must_use]
             pub fn payload(&self) -> &'a [u8] {

@@ -318,6 +318,17 @@ pub(crate) enum Device {
         /// Its id
         id: String,
     },
+    /// Log its frames on the edges it comes to, never their payloads, for a while
+    #[command(after_help = "Examples:
+  spile device debug sensor-7 --for 5m
+  spile device debug sensor-7 --for 0s")]
+    Debug {
+        /// Its id
+        id: String,
+        /// For so long, a day at most; 0s ends it
+        #[arg(long = "for", value_parser = duration::parse, value_name = "D", default_value = "5m")]
+        time: Duration,
+    },
     /// Take its right away; live sessions are cut
     Revoke {
         /// Its id
@@ -423,6 +434,8 @@ mod tests {
             ("spile device add --cert d", true),
             ("spile --cert f device add d --device-key", true),
             ("spile device add d --cert --device-key", false),
+            ("spile device debug d", true),
+            ("spile device debug d --for 5", false),
             ("spile device add d --role edge --cert", false),
             ("spile bench publish --duration 1s --count 5", false),
             ("spile bench publish --connections 0", false),

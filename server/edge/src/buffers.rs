@@ -9,6 +9,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 use spile_protocol::{
+    code::Code,
     limits::FRAME_MAX,
     message::{Full, Message},
     session::Transmit,
@@ -44,7 +45,7 @@ impl Outlet {
             ready!(self.write_unsent(stream, cx))?;
             let mut buffer = WRITE.take();
             buffer.clear();
-            say(cx, &mut Turn { out: &mut buffer });
+            say(cx, &mut Turn::of(&mut buffer));
             let said = buffer.len();
             *written += u64::try_from(said).unwrap_or(u64::MAX);
             let sent = self.write_now(stream, cx, &buffer);
@@ -120,9 +121,25 @@ fn some(taken: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
 #[derive(Debug)]
 pub(crate) struct Turn<'a> {
     out: &'a mut Vec<u8>,
+    /// The last FAULT that was put in.
+    fault: Option<Code>,
 }
 
-impl Turn<'_> {
+impl<'a> Turn<'a> {
+    fn of(out: &'a mut Vec<u8>) -> Self {
+        Self { out, fault: None }
+    }
+
+    /// The last FAULT that was put in.
+    pub(crate) const fn fault(&self) -> Option<Code> {
+        self.fault
+    }
+
+    /// What was put in.
+    pub(crate) fn said(&self) -> &[u8] {
+        self.out
+    }
+
     /// How much was put in.
     pub(crate) fn len(&self) -> usize {
         self.out.len()
@@ -158,7 +175,11 @@ impl Transmit for Turn<'_> {
     }
 
     fn put(&mut self, message: &Message<'_>, payload_crc: u32) -> Result<(), Full> {
-        self.put_if_room(message.payload().len(), |out| out.put(message, payload_crc))
+        self.put_if_room(message.payload().len(), |out| out.put(message, payload_crc))?;
+        if let Message::Fault(fault) = message {
+            self.fault = Some(fault.code);
+        }
+        Ok(())
     }
 
     fn put_frame(&mut self, frame: &[u8]) -> Result<(), Full> {
@@ -197,7 +218,7 @@ mod tests {
     #[test]
     fn a_turn_ends_at_its_cap_but_a_single_long_frame_goes() {
         let mut out = Vec::new();
-        let mut turn = Turn { out: &mut out };
+        let mut turn = Turn::of(&mut out);
         let long = vec![0; 300_000];
         assert_eq!(turn.put_frame(&long), Ok(()));
         assert_eq!(turn.put_frame(&[0]), Err(Full));

@@ -10,6 +10,7 @@ pub mod auth;
 mod buffers;
 pub mod cache;
 pub mod clock;
+mod frames;
 pub mod half_open;
 mod inlet;
 pub mod limits;
@@ -25,6 +26,7 @@ pub mod sessions;
 pub mod signal;
 pub mod trace;
 pub mod upstream;
+pub mod watch;
 
 /// What all sessions of an edge share.
 pub struct Edge {
@@ -46,6 +48,8 @@ pub struct Edge {
     pub cache: Arc<cache::Cache>,
     /// Trace ids.
     pub bases: trace::Bases,
+    /// What operators hear of principals.
+    pub watch: watch::Watch,
     policy: RwLock<Arc<policy::Policy>>,
     /// Calls of late.
     recent: recent::Recent,
@@ -97,6 +101,7 @@ impl Edge {
             sessions,
             cache: cache::Cache::new(parts.cache_max_age),
             bases: trace::Bases::new(parts.random),
+            watch: watch::Watch::default(),
             policy: RwLock::new(Arc::new(policy::Policy::built_in())),
             recent: recent::Recent::default(),
         })

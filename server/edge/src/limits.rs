@@ -59,3 +59,10 @@ pub const CACHE_VALUE: usize = 64 * 1024;
 pub const CACHE_ASKED: usize = 16_384;
 /// Answers out of the cache that one session has not taken. At the cap: the worker is asked, and its pace is the session's.
 pub const CACHE_WAITING: usize = 16;
+
+/// Principals whose newest FAULT is remembered. At the cap: the one it was told longest ago is forgotten.
+pub const FAULTS_REMEMBERED: usize = 4_096;
+/// Principals whose frames are logged at once. At the cap: one more is told TOO_MANY.
+pub const DEBUGGED: usize = 64;
+/// Frames of one session that are logged in a second. At the cap: the others are counted.
+pub const FRAMES_LOGGED: u32 = 1_000;

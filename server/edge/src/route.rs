@@ -10,6 +10,7 @@ mod asks;
 mod cached;
 mod calling;
 mod devices;
+mod errands;
 mod fold;
 mod gate;
 mod gathered;
@@ -38,14 +39,17 @@ use spile_protocol::{
 };
 
 use self::{
+    errands::Errand,
     gate::{Gate, To},
     tables::Tables,
 };
 use crate::buffers::Turn;
+use crate::frames::Frames;
 use crate::inlet::Arrived;
 use crate::limits::AWAY_RETRY_MS;
 use crate::sessions::Newest;
 use crate::upstream::{Away, Input, Port, Ready, Workers};
+use crate::watch::Until;
 use crate::{Edge, policy::Principal};
 
 /// A worker that says it has something and has nothing, so often in one turn, is asked again in the next.
@@ -70,6 +74,8 @@ pub(crate) struct Who {
     pub(crate) peer: std::net::SocketAddr,
     /// Is it of its principal and run?
     pub(crate) newest: Arc<Newest>,
+    /// Until when its frames are logged.
+    pub(crate) logged: Arc<Until>,
 }
 
 impl Who {
@@ -106,7 +112,9 @@ pub(crate) struct Counted {
 
 impl Route {
     pub(crate) fn new(edge: Arc<Edge>, who: Who) -> Self {
-        let (tables, waiting) = (Tables::default(), VecDeque::new());
+        let frames = Frames::of(&who.principal, who.trace_base, Arc::clone(&who.logged));
+        let (mut tables, waiting) = (Tables::default(), VecDeque::new());
+        tables.frames = frames;
         let home = edge.workers.of(&who.tenant, &who.principal);
         let shared = edge.workers.get(home).is_some_and(crate::upstream::Upstream::is_shared);
         let home = Some(home).filter(|_| shared);
@@ -153,6 +161,14 @@ impl Route {
         let counted = gate.counted();
         self.note_flight(machine);
         counted
+    }
+
+    /// Logs what was said, where an operator wants that.
+    pub(crate) fn log_said(&mut self, wall: Millis, turn: &Turn<'_>) {
+        let frames = &mut self.tables.frames;
+        if frames.are_logged(wall) {
+            frames.said(wall, turn.said());
+        }
     }
 
     fn note_flight(&mut self, machine: &Session) {
@@ -220,11 +236,14 @@ impl Route {
             let before = out.len();
             let (tables, waiting) = (&mut self.tables, &mut self.waiting);
             let mut ended = None;
-            let mut over = Vec::new();
+            let (mut over, mut errands) = (Vec::new(), Vec::new());
             port.poll(out.room(), &mut |message, payload_crc| {
                 if let Message::Detach(detach) = message {
                     ended = Some(detach.code);
                     return;
+                }
+                if let Some(errand) = Errand::of(message) {
+                    return errands.push(errand);
                 }
                 let told = if waiting.is_empty() {
                     tables.hear(place, message, payload_crc, machine, now, out)
@@ -244,6 +263,7 @@ impl Route {
             for subscription in over {
                 self.end(subscription, wall);
             }
+            self.run_errands(place, errands, wall);
             if let Some(code) = ended {
                 // The worker has let go of the session already.
                 self.ports.iter_mut().for_each(|port| drop(port.take()));

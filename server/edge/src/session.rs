@@ -22,7 +22,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::Sleep;
 
 use crate::auth::{self, Admitted, Channel, Presented};
-use crate::buffers::Outlet;
+use crate::buffers::{Outlet, Turn};
 use crate::half_open::Place;
 use crate::inlet::{Arrived, Got, Inlet};
 use crate::limits::{LINGER, READS_A_TURN};
@@ -30,6 +30,7 @@ use crate::listener::Stream;
 use crate::route::{Counted, Route, Who};
 use crate::sessions::Seat;
 use crate::signal::Signal;
+use crate::watch::Fault;
 use crate::{Edge, trace};
 
 /// A client's connection, from the end of its TLS handshake on.
@@ -68,6 +69,15 @@ struct Alive {
 }
 
 impl Alive {
+    /// What operators hear of what it was told.
+    fn heard(&mut self, edge: &Edge, time: Millis, turn: &Turn<'_>) {
+        let live = self.seat.live();
+        if let Some(code) = turn.fault() {
+            edge.watch.told(&live.tenant, &live.principal, Fault { time, code });
+        }
+        self.route.log_said(time, turn);
+    }
+
     fn note(&self, machine: &Session) {
         self.seat.live().has_in_flight(machine.in_flight().events);
     }
@@ -226,10 +236,11 @@ impl<S: Stream> Connection<S> {
         let result = outlet.write(stream, cx, &mut written, |cx, turn| {
             machine.poll_transmit(now, turn);
             if let Some(live) = live {
-                counted.delivered +=
-                    live.route.fill(machine, now, edge.clock.wall(), cx, turn).delivered;
+                let wall = edge.clock.wall();
+                counted.delivered += live.route.fill(machine, now, wall, cx, turn).delivered;
                 machine.poll_transmit(now, turn);
                 live.note(machine);
+                live.heard(edge, wall, turn);
             }
         });
         edge.metrics.bytes_out.add(written);
@@ -350,6 +361,8 @@ impl Whole {
         let trace_base = edge.bases.of(self.number);
         let (session, trace, peer) = (self.number, trace::Shown(trace_base), self.peer);
         tracing::debug!(session, %trace, %peer, tenant, role = role.name(), principal = name, "session admitted");
+        // Looked at now that the seat is taken: an operator in between finds it there.
+        seat.live().logged.set(edge.watch.debugged_until(&tenant, &name));
         let greeting = self.machine.greeting();
         let who = Who {
             tenant: Box::from(&*tenant),
@@ -363,6 +376,7 @@ impl Whole {
             trace_base,
             peer: self.peer,
             newest: Arc::clone(&seat.live().newest),
+            logged: Arc::clone(&seat.live().logged),
         };
         self.machine.admit(now, wall, Admission { tenant, principal: name, proof });
         let route = Route::new(Arc::clone(edge), who);

@@ -18,6 +18,7 @@ use spile_protocol::{
 use crate::metrics::{Gauge, Held};
 use crate::registry::Registry;
 use crate::signal::Signal;
+use crate::watch::Until;
 
 /// May a session still be attached? Not once a newer one of its principal and run was taken in: attached behind that one,
 /// the older would take its place.
@@ -57,6 +58,8 @@ pub struct Live {
     in_flight: AtomicU32,
     /// Of its principal and run.
     pub(crate) newest: Arc<Newest>,
+    /// Until when its frames are logged.
+    pub(crate) logged: Arc<Until>,
     signal: Arc<Signal>,
 }
 
@@ -135,10 +138,20 @@ impl Sessions {
         signal: Arc<Signal>,
     ) -> Option<Seat> {
         let (tenant, principal) = (Box::from(tenant), Box::from(principal));
-        let (in_flight, newest) = (AtomicU32::new(0), Arc::default());
-        let live =
-            Live { number, tenant, role, principal, since, run, peer, in_flight, newest, signal };
-        let live = Arc::new(live);
+        let (in_flight, newest, logged) = (AtomicU32::new(0), Arc::default(), Arc::default());
+        let live = Arc::new(Live {
+            number,
+            tenant,
+            role,
+            principal,
+            since,
+            run,
+            peer,
+            in_flight,
+            newest,
+            logged,
+            signal,
+        });
         let mut table = self.lock();
         if table.len() >= self.cap {
             return None;
@@ -174,6 +187,11 @@ impl Sessions {
         let found = self.of(tenant, principal);
         found.iter().for_each(|live| live.signal.end(Code::SHUTDOWN));
         found
+    }
+
+    /// Logs the frames of those sessions until then.
+    pub(crate) fn log_frames(&self, tenant: &str, principal: &str, until: Millis) {
+        self.of(tenant, principal).iter().for_each(|live| live.logged.set(until));
     }
 
     /// Tells all sessions to go.

@@ -135,6 +135,74 @@ fn an_edge_that_does_not_answer_is_missing_from_a_kick_and_its_session_goes_when
     assert_eq!(idle.shown(), "goaway shutdown");
 }
 
+fn debug(operator: &mut Raw, for_ms: u64) -> Result<Value, String> {
+    operator.call("$device", "debug", &json!({"id": "pump-7", "for_ms": for_ms}))
+}
+
+/// Lines of a node's log about frames of that kind.
+fn frames(running: &Running, node: &str, kind: &str) -> Vec<String> {
+    let log = std::fs::read_to_string(&running[node].log).unwrap();
+    let kind = format!("\"kind\":\"{kind}\"");
+    log.lines().filter(|line| line.contains(&kind)).map(str::to_owned).collect()
+}
+
+#[test]
+fn a_debugged_devices_frames_are_in_the_log_of_each_of_its_edges_without_payloads() {
+    let (split, running) = Split::with_edges(&["e1", "e2"], |_, _| {});
+    let mut operator = Raw::hello(running["edge-e1"].edge(), &split.operator(), [1; 8]).unwrap();
+    add(&mut operator);
+    let idle = debug(&mut operator, 600_000).unwrap();
+    assert_eq!((&idle["confirmed"], &idle["missing"]), (&json!(["e1"]), &json!([])), "{idle}");
+    let _here = device(&split, &running, "edge-e1", 3);
+    let mut there = device(&split, &running, "edge-e2", 4);
+    until(|| show(&mut operator), |shown| sessions(shown).len() == 2);
+    let both = debug(&mut operator, 600_000).unwrap();
+    assert_eq!((&both["confirmed"], &both["missing"]), (&json!(["e1", "e2"]), &json!([])));
+    assert!(both["until_ms"].as_u64() > Some(1_700_000_000_000), "{both}");
+    assert!(!frames(&running, "edge-e1", "WELCOME").is_empty(), "it was asked for before it came");
+    there.open(0, None, 1).unwrap();
+    there.send(&[bind(0, 0, "t/secret"), event(0, b"very secret")]).unwrap();
+    there.next(acked).unwrap().unwrap();
+    let event_lines = until(|| frames(&running, "edge-e2", "EVENT"), |lines| lines.len() == 1);
+    for part in ["\"lane\":0", "\"number\":1", "\"payload\":11", "\"way\":\"in\"", "pump-7"] {
+        assert!(event_lines[0].contains(part), "{part} in {event_lines:?}");
+    }
+    until(|| frames(&running, "edge-e2", "ACK"), |lines| lines.len() == 1);
+    let log = std::fs::read_to_string(&running["edge-e2"].log).unwrap();
+    assert!(!log.contains("secret"), "{log}");
+    // What it is told is known at the other edge too, and in the log with its code.
+    assert!(there.open(1, Some("another's"), 1).is_err());
+    let shown = until(|| show(&mut operator), |shown| !shown["last_fault"].is_null());
+    let fault = &shown["last_fault"];
+    assert_eq!((&fault["edge"], &fault["code"]), (&json!("e2"), &json!(202)), "{shown}");
+    assert_eq!(fault["name"], "forbidden");
+    let faults = until(|| frames(&running, "edge-e2", "FAULT"), |lines| lines.len() == 1);
+    assert!(faults[0].contains("202 forbidden") && faults[0].contains("\"lane\":1"), "{faults:?}");
+    // It ends when it is asked to, and is no business of others.
+    debug(&mut operator, 0).unwrap();
+    there.send(&[event(0, b"21.5")]).unwrap();
+    there.next(acked).unwrap().unwrap();
+    assert_eq!(frames(&running, "edge-e2", "EVENT").len(), 1);
+    assert_eq!(debug(&mut operator, 86_400_001), Err("invalid".to_owned()));
+    assert_eq!(debug(&mut there, 1_000), Err("forbidden".to_owned()));
+    let nobody = json!({"id": "nobody", "for_ms": 1_000});
+    assert_eq!(operator.call("$device", "debug", &nobody), Err("not-found".to_owned()));
+}
+
+#[test]
+fn an_edge_that_does_not_answer_is_missing_from_a_debug_and_makes_what_is_shown_partial() {
+    let (split, running) = Split::with_edges(&["e1", "e2"], |_, _| {});
+    let mut operator = Raw::hello(running["edge-e1"].edge(), &split.operator(), [1; 8]).unwrap();
+    add(&mut operator);
+    let _idle = device(&split, &running, "edge-e2", 4);
+    until(|| show(&mut operator), |shown| sessions(shown).len() == 1);
+    running["edge-e2"].signal(Signal::STOP);
+    let (shown, debugged) = (show(&mut operator), debug(&mut operator, 1_000).unwrap());
+    running["edge-e2"].signal(Signal::CONT);
+    assert_eq!((&shown["partial"], sessions(&shown).len()), (&json!(true), 1), "{shown}");
+    assert_eq!(debugged["missing"], json!(["e2"]), "{debugged}");
+}
+
 #[test]
 fn in_one_process_a_device_is_shown_and_kicked() {
     let folder = tempfile::tempdir().unwrap();

@@ -8,6 +8,7 @@ use std::{pin::Pin, sync::Arc, task::Context, time::Duration};
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value, json as object};
 use spile_protocol::{
     code::Code,
     crc,
@@ -19,9 +20,10 @@ use tokio::time::{Sleep, sleep};
 
 use crate::{
     core::Put,
+    errands::{self, Errand},
     intake::Intake,
-    limits::{CONFIRM_MS, CONFIRMS, DEVICES, PAGE_DEVICES},
-    presence::{Kick, Seen},
+    limits::{CONFIRM_MS, CONFIRMS, DEVICES, PAGE_DEVICES, TOLD_MS},
+    presence::{Elsewhere, Kick, Seen},
     record::{self, Names, kind},
     registry::{Device, KEY, TENANT, TOPIC, unhex},
     said::Said,
@@ -29,7 +31,10 @@ use crate::{
 };
 
 /// What the payload of calls and replies is.
-const JSON: &str = "application/json";
+pub(crate) const JSON: &str = "application/json";
+
+/// Where the answers of other edges stand.
+const TOLD: &str = "told";
 
 /// Why a call is not done; the service's own answer.
 pub(crate) struct Not {
@@ -52,6 +57,7 @@ struct Asked {
     key_hash: Option<String>,
     expires_ms: u64,
     replace: bool,
+    for_ms: u64,
     after: String,
     limit: Option<usize>,
 }
@@ -83,9 +89,18 @@ fn shown(device: &Device, now: Millis) -> Shown<'_> {
     }
 }
 
+/// A device of a page: with what only a worker knows that has all slots (admin §3.2).
+#[derive(Serialize)]
+struct Listed<'a> {
+    #[serde(flatten)]
+    shown: Shown<'a>,
+    #[serde(flatten)]
+    elsewhere: Option<Elsewhere>,
+}
+
 #[derive(Serialize)]
 struct Page<'a> {
-    devices: Vec<Shown<'a>>,
+    devices: Vec<Listed<'a>>,
     /// What the next page begins after; absent where this is the last.
     #[serde(skip_serializing_if = "Option::is_none")]
     next: Option<&'a str>,
@@ -119,6 +134,8 @@ enum Awaited {
     Kept { device: Device, now: Millis },
     /// Sessions have to be gone.
     Gone(Arc<Kick>),
+    /// Other edges have to answer; beside what is known here.
+    Told(Arc<Errand>, Map<String, Value>),
 }
 
 /// A call that edges have to confirm, and that was not answered yet.
@@ -145,6 +162,11 @@ impl Confirm {
         let (device, now) = match &self.awaited {
             Awaited::Gone(kick) => {
                 return kick.answer(self.late).map(|answer| reply(self.request, answer));
+            }
+            Awaited::Told(errand, whole) => {
+                let mut whole = whole.clone();
+                whole.insert(TOLD.to_owned(), Value::Array(errand.answers(self.late)?));
+                return Some(reply(self.request, json(&whole)));
             }
             Awaited::Kept { device, now } => (device, *now),
         };
@@ -226,7 +248,13 @@ impl Intake<'_> {
         let tenant = self.tenant_of(asked.tenant.as_deref())?;
         match call.method {
             // Every worker has its part of these (admin §3.3, §3.5).
-            "show" => return self.show(now, &tenant, &asked).map(Some),
+            "show" => return self.show(now, call, &tenant, &asked),
+            "debug" => {
+                let whole = Map::new();
+                let part = object!({ "for_ms": asked.for_ms });
+                let most = CONFIRM_MS;
+                return self.tell_edges(call, (&tenant, &asked.id), part, (whole, most));
+            }
             "kick" => {
                 self.kick(request, (&tenant, &asked.id), call.remaining_ms)?;
                 return Ok(None);
@@ -240,7 +268,7 @@ impl Intake<'_> {
             "ls" => self.list(now, &tenant, &asked).map(Some),
             "add" => self.add(now, request, tenant, &asked).map(|()| None),
             "revoke" => self.revoke(now, request, &tenant, &asked).map(|()| None),
-            _ => Err(not(Code::NOT_FOUND, "$device does add, ls, show, revoke and kick")),
+            _ => Err(not(Code::NOT_FOUND, "$device does add, ls, show, revoke, kick and debug")),
         }
     }
 
@@ -261,7 +289,7 @@ impl Intake<'_> {
         self.core.look();
         let limit = asked.limit.unwrap_or(100).clamp(1, PAGE_DEVICES);
         // A device shown takes less than this, and the page must fit the client's frame.
-        let limit = limit.min((self.desk.who.frame_max / 384).max(1));
+        let limit = limit.min((self.desk.who.frame_max / 512).max(1));
         let chosen = |shown: &Shown<'_>| {
             asked.role.as_deref().is_none_or(|role| role == shown.role)
                 && asked.state.as_deref().is_none_or(|state| state == shown.state)
@@ -271,14 +299,55 @@ impl Intake<'_> {
         let more = devices.len() > limit;
         devices.truncate(limit);
         let next = devices.last().filter(|_| more).map(|last| last.device);
+        let knows_all = self.worker.slots() == [0xff; 32];
+        let own = &*self.desk.who.edge;
+        let elsewhere =
+            |device: &str| knows_all.then(|| Elsewhere::new(&self.core, (tenant, device), own));
+        let listed = devices.into_iter().map(|shown| {
+            let elsewhere = elsewhere(shown.device);
+            Listed { shown, elsewhere }
+        });
+        let devices = listed.collect();
         json(&Page { devices, next })
     }
 
-    fn show(&mut self, now: Millis, tenant: &str, asked: &Asked) -> Result<Bytes, Not> {
+    fn show(
+        &mut self,
+        now: Millis,
+        call: &Call<'_>,
+        tenant: &str,
+        asked: &Asked,
+    ) -> Result<Option<Bytes>, Not> {
         self.core.look();
         let device = self.core.registered.get(tenant, &asked.id);
         let device = device.filter(|_| self.worker.has_registry()).map(|it| shown(it, now));
-        json(&Seen::new(&self.core, (tenant, &asked.id), device))
+        let seen = serde_json::to_value(Seen::new(&self.core, (tenant, &asked.id), device));
+        let Ok(Value::Object(seen)) = seen else {
+            return Err(not(Code::INTERNAL, "what is seen is no object"));
+        };
+        self.tell_edges(call, (tenant, &asked.id), Value::Object(Map::new()), (seen, TOLD_MS))
+    }
+
+    /// Asks other edges that have sessions of the device; their answers are `told` beside what is there already.
+    fn tell_edges(
+        &mut self,
+        call: &Call<'_>,
+        device: (&str, &str),
+        part: Value,
+        (mut whole, most_ms): (Map<String, Value>, u64),
+    ) -> Result<Option<Bytes>, Not> {
+        if self.desk.confirms.len() >= CONFIRMS {
+            return Err(not(Code::BUSY, "too many calls wait for edges"));
+        }
+        let method = if call.method == "debug" { "debug" } else { "told" };
+        let Some(errand) = self.ask_edges(device, method, &part)? else {
+            whole.insert(TOLD.to_owned(), Value::Array(Vec::new()));
+            return json(&whole).map(Some);
+        };
+        let deadline = Box::pin(sleep(errands::wait(call.remaining_ms, most_ms)));
+        let (request, awaited) = (call.request, Awaited::Told(errand, whole));
+        self.desk.confirms.push(Confirm { request, end: 0, awaited, deadline, late: false });
+        Ok(None)
     }
 
     fn add(

@@ -17,6 +17,7 @@ mod clock;
 mod core;
 mod credit;
 mod desk;
+mod errands;
 pub mod groups;
 mod inbox;
 mod intake;

@@ -51,6 +51,10 @@ pub const SESSIONS_SHOWN: usize = 256;
 pub const LANES_SHOWN: usize = 256;
 /// How long a change of the registry waits for edges to keep it before those that have not are named.
 pub const CONFIRM_MS: u64 = 5000;
+/// How long other edges have to say what they know of a device that is shown.
+pub const TOLD_MS: u64 = 1000;
+/// Questions to one session's edge that wait for its answer. At the cap: the next is not asked, and its answer is missing.
+pub const ERRANDS: usize = 16;
 /// Changes of the registry one session may have waiting. At the cap: the next is answered BUSY.
 pub const CONFIRMS: usize = 64;
 /// Devices of one page of a listing, at most.

@@ -26,6 +26,7 @@ use crate::{
     bell::Bell,
     calls::{Not, Shown, json},
     core::{Attached, Core},
+    errands::Errands,
     intake::Intake,
     limits::{CONFIRM_MS, LANES_SHOWN, SESSIONS_SHOWN},
     tables::{Tables, principal},
@@ -41,6 +42,8 @@ pub(crate) struct About {
     /// Events that were taken and are not acknowledged.
     in_flight: AtomicU64,
     kicked: Mutex<Option<Kicked>>,
+    /// What its edge is asked.
+    pub(crate) errands: Errands,
 }
 
 impl About {
@@ -51,6 +54,7 @@ impl About {
             since,
             in_flight: AtomicU64::new(0),
             kicked: Mutex::default(),
+            errands: Errands::default(),
         }
     }
 
@@ -63,7 +67,11 @@ impl About {
         self.in_flight.store(events, Ordering::Relaxed);
     }
 
-    fn edge(&self) -> &str {
+    pub(crate) fn since(&self) -> Millis {
+        self.since
+    }
+
+    pub(crate) fn edge(&self) -> &str {
         self.edge.get().map_or("", |edge| edge)
     }
 
@@ -77,7 +85,7 @@ impl About {
 pub(crate) type Sessions = BTreeMap<(Arc<str>, Run), Attached>;
 
 /// Live sessions of whoever has that name, each with its run and role.
-fn live<'s>(
+pub(crate) fn live<'s>(
     sessions: &'s Sessions,
     tenant: &str,
     name: &str,
@@ -118,6 +126,40 @@ pub(crate) struct Seen<'a> {
     sessions: Vec<Session>,
     lanes: Vec<Lane>,
     open_uploads: usize,
+}
+
+/// What is told of a device in a listing, beside what the asker's edge knows (admin §3.2).
+#[derive(Serialize)]
+pub(crate) struct Elsewhere {
+    last_seen_ms: Option<u64>,
+    elsewhere: Newest,
+}
+
+/// Its sessions through other edges.
+#[derive(Default, Serialize)]
+struct Newest {
+    sessions: u64,
+    edge: String,
+    since_ms: u64,
+}
+
+impl Elsewhere {
+    pub(crate) fn new(core: &Core, (tenant, name): (&str, &str), own: &str) -> Self {
+        let mut elsewhere = Newest::default();
+        for (_, _, _, attached) in live(&core.sessions, tenant, name) {
+            let about = &attached.about;
+            if about.edge() == own {
+                continue;
+            }
+            elsewhere.sessions += 1;
+            if about.since.0 >= elsewhere.since_ms {
+                (elsewhere.edge, elsewhere.since_ms) = (about.edge().to_owned(), about.since.0);
+            }
+        }
+        let scoped = Role::ALL.map(|role| principal(tenant, role, name));
+        let last_seen_ms = scoped.iter().filter_map(|scoped| seen(&core.tables, scoped)).max();
+        Self { last_seen_ms, elsewhere }
+    }
 }
 
 fn hex(run: Run) -> String {

@@ -176,6 +176,7 @@ impl Session {
         if let Some(code) = self.desk.bell.gone() {
             return Polled::Gone(code);
         }
+        self.desk.about.errands.say(sink);
         let end = self.sync();
         self.seal_whole(end);
         let worker = &self.worker;

@@ -1,11 +1,11 @@
-//! `spile device add|ls|show|kick|revoke`: who may come, and who is here.
+//! `spile device add|ls|show|kick|debug|revoke`: who may come, and who is here.
 //!
 //! Secrets are made here and never travel: the server hears a device key's hash only, and signs no certificate.
 
 mod credentials;
 
 use serde_json::{Value, json};
-use spile_protocol::id;
+use spile_protocol::{id, time::Millis};
 
 use crate::args::{Device, DeviceAdd, Everywhere};
 use crate::command::answer::{lines, text};
@@ -14,6 +14,7 @@ use crate::confirm::confirm;
 use crate::connect::{connect, effective};
 use crate::failure::Failure;
 use crate::output::Output;
+use crate::value::moment;
 use credentials::Credentials;
 
 pub(crate) async fn run(
@@ -25,14 +26,22 @@ pub(crate) async fn run(
         Device::Add(add) => self::add(add, typed, output).await,
         Device::Ls => {
             let client = connect(typed).await?;
-            let outcome =
-                list(&client, typed, "$device", json!({}), |item| output.result(&item, line)).await;
+            let outcome = list(&client, typed, "$device", json!({}), |item| {
+                output.result(&dated(item), line)
+            })
+            .await;
             client.close().await;
             outcome.map(|whole| whole.tell(output))
         }
         Device::Show { id } => {
             let shown = call(typed, "show", &json!({ "id": checked(id)? })).await?;
-            output.result(&shown, whole)
+            output.result(&dated(shown), whole)
+        }
+        Device::Debug { id, time } => {
+            let for_ms = u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
+            let debugged =
+                call(typed, "debug", &json!({ "id": checked(id)?, "for_ms": for_ms })).await?;
+            output.result(&dated(debugged), lines)
         }
         Device::Kick { id } => {
             let kicked = call(typed, "kick", &json!({ "id": checked(id)? })).await?;
@@ -101,6 +110,21 @@ fn whole(shown: &Value) -> String {
     text.join("\n")
 }
 
+/// Each time in milliseconds also as people and scripts read times: `last_seen` beside `last_seen_ms`.
+fn dated(mut item: Value) -> Value {
+    if let Some(fault) = item.get_mut("last_fault") {
+        *fault = dated(fault.take());
+    }
+    let Some(fields) = item.as_object_mut() else { return item };
+    for name in ["last_seen", "throttled_until", "until", "time"] {
+        let Some(millis) = fields.get(&format!("{name}_ms")) else { continue };
+        let text =
+            millis.as_u64().map_or(Value::Null, |millis| moment::show(Millis(millis)).into());
+        fields.insert(name.to_owned(), text);
+    }
+    item
+}
+
 /// All fields on one line.
 fn beside(item: &Value) -> String {
     let fields = item.as_object().into_iter().flatten();
@@ -110,10 +134,13 @@ fn beside(item: &Value) -> String {
 fn line(item: &Value) -> String {
     let field = |name: &str| item.get(name).map_or_else(|| "-".to_owned(), text);
     format!(
-        "{:<24} {:<9} {:<12} {}",
+        "{:<24} {:<9} {:<12} {:<8} {:<25} {:<12} {}",
         field("device"),
         field("role"),
         field("tenant"),
-        field("state")
+        field("state"),
+        field("last_seen"),
+        field("edge"),
+        field("sessions")
     )
 }

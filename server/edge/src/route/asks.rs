@@ -82,6 +82,11 @@ impl<'s, 'i, 'b: 's> Gate<'s, 'i, 'b> {
                 }
             };
         }
+        if (service, call.fields.method) == ("$device", "ls") {
+            let registry = self.workers.of(aim::REGISTRY.0, aim::REGISTRY.1);
+            let fold = Fold::Devices(self.here(call.payload));
+            return self.plan(request, Plan::Call(vec![(registry, None)], fold));
+        }
         match aim::aim(&call.fields, call.payload, &self.who.tenant, self.workers) {
             Ok(Aim::One(place)) => {
                 if service.starts_with('$') {

@@ -10,7 +10,7 @@ use serde_json::{Map, Value};
 use spile_protocol::code::Code;
 
 use super::aim::{Wrong, wrong};
-use super::devices::Own;
+use super::devices::{Here, Own};
 use crate::limits::LAGS_TOLD;
 
 /// How objects about the same thing become one.
@@ -83,6 +83,10 @@ pub(super) enum Fold {
     Seen(Own),
     /// Sessions of a device that were told to go (admin §3.5), with the edge's own.
     Kicked(Own),
+    /// A page of devices (admin §3.2), with who of them is here.
+    Devices(Here),
+    /// Edges that log a device's frames (admin §3.7), with this one.
+    Debugged(Own),
 }
 
 /// The edge's own steps: what came to it, and what it passed back.
@@ -131,6 +135,8 @@ impl Fold {
             return own.seen(parts);
         } else if let Self::Kicked(own) = self {
             return own.kicked(parts);
+        } else if let Self::Debugged(own) = self {
+            return own.debugged(parts);
         }
         let workers = parts.len();
         let (mut came, mut refused) = (Vec::new(), Vec::new());
@@ -158,9 +164,10 @@ impl Fold {
             Self::Letters(limit) => letters(came, *limit),
             Self::Whole(rule) | Self::Act(rule) => rule.whole(came),
             Self::Steps(own) => steps(own, came),
-            Self::Any | Self::Status | Self::Seen(_) | Self::Kicked(_) => {
+            Self::Any | Self::Status | Self::Seen(_) | Self::Kicked(_) | Self::Debugged(_) => {
                 came.into_iter().next().unwrap_or_default()
             }
+            Self::Devices(here) => here.page(came.into_iter().next().unwrap_or_default()),
         };
         // Of what one has, one answer is all.
         if partial && !matches!(self, Self::Any) {

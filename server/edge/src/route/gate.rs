@@ -53,6 +53,8 @@ pub(super) struct Gate<'s, 'i, 'b> {
     /// Whom a request that several answer is for.
     pub(super) plan: Option<Plan>,
     counted: Counted,
+    /// Its frames are logged.
+    logs: bool,
 }
 
 impl<'s, 'i, 'b: 's> Gate<'s, 'i, 'b> {
@@ -68,6 +70,7 @@ impl<'s, 'i, 'b: 's> Gate<'s, 'i, 'b> {
         let counted = Counted::default();
         let (front, plan) = (None, None);
         let workers = &edge.workers;
+        let logs = tables.frames.are_logged(wall);
         Self {
             machine,
             tables,
@@ -81,6 +84,7 @@ impl<'s, 'i, 'b: 's> Gate<'s, 'i, 'b> {
             front,
             plan,
             counted,
+            logs,
         }
     }
 
@@ -91,7 +95,13 @@ impl<'s, 'i, 'b: 's> Gate<'s, 'i, 'b> {
     /// Whom the next message is for; `None` when the read is worked off.
     pub(super) fn front(&mut self) -> Option<To> {
         while self.front.is_none() {
-            match self.machine.handle_input(self.now, &mut self.arrived.bytes)? {
+            let bytes = self.arrived.bytes;
+            let came = self.machine.handle_input(self.now, &mut self.arrived.bytes);
+            if self.logs {
+                let left = self.arrived.bytes.len();
+                self.tables.frames.came(self.wall, bytes, left, came.as_ref());
+            }
+            match came? {
                 Came::Upstream { lane, first, message, payload_crc } => {
                     let message = self.traced(windowed(message));
                     let block = self.arrived.block;

@@ -20,6 +20,7 @@ use super::{
     unpark,
 };
 use crate::buffers::Turn;
+use crate::frames::Frames;
 use crate::upstream::Away;
 
 /// A lane that was opened.
@@ -101,6 +102,8 @@ pub(super) struct Tables {
     pub(super) cached: Cached,
     /// Calls that got a trace here.
     pub(super) traces: u32,
+    /// The session's frames, where they are logged.
+    pub(super) frames: Frames,
 }
 
 impl Tables {

@@ -13,6 +13,7 @@ mod state;
 mod status;
 
 use std::{
+    fs,
     io::Write,
     path::Path,
     process::{Command, Stdio},
@@ -268,6 +269,52 @@ fn a_device_that_listens_is_shown_and_kicked_and_comes_back() {
     let kick = ["--context", "s/sensor-1.toml", "device", "kick", "sensor-1"];
     assert_eq!(run(folder, &kick).code, 3);
     assert_eq!(run(folder, &["device", "kick", "no/name"]).code, 2);
+}
+
+#[test]
+fn devices_are_listed_and_shown_with_the_contracts_fields_and_debugged() {
+    let (folder, server) = started();
+    let folder = folder.path();
+    check(folder, &[(&["device", "add", "sensor-1", "--device-key", "--out", "s"], 0, "sensor-1")]);
+    let device = ["--context", "s/sensor-1.toml"];
+    let json = |words: &[&str]| -> serde_json::Value {
+        let ran = run(folder, &[&["--json"], words].concat());
+        assert_eq!(ran.code, 0, "{words:?}: {}", ran.err);
+        serde_json::from_str(ran.out.lines().find(|line| line.contains("sensor-1")).unwrap())
+            .unwrap()
+    };
+    let before = json(&["device", "show", "sensor-1"]);
+    for field in ["last_seen", "edge", "last_fault", "throttled_until", "spooled"] {
+        assert_eq!(before.get(field), Some(&serde_json::Value::Null), "{field} in {before}");
+    }
+    assert_eq!(json(&["device", "debug", "sensor-1", "--for", "5m"])["confirmed"][0], "local");
+    check(
+        folder,
+        &[
+            (&[&device[..], &["publish", "t", "payload-21.5"]].concat(), 0, "version 1"),
+            (&[&device[..], &["publish", "t", "x", "--key", "a"]].concat(), 3, "(forbidden); "),
+        ],
+    );
+    let log = fs::read_to_string(&server.log).unwrap();
+    assert!(log.contains("\"kind\":\"EVENT\"") && !log.contains("payload-21.5"), "{log}");
+    let shown = json(&["device", "show", "sensor-1"]);
+    assert!(shown["last_seen"].as_str().unwrap().ends_with('Z'), "{shown}");
+    assert_eq!(shown["last_fault"]["name"], "forbidden", "{shown}");
+    assert!(shown["last_fault"]["time"].as_str().unwrap().ends_with('Z'), "{shown}");
+    for field in ["device", "role", "tenant", "state", "sessions", "lanes", "open_uploads"] {
+        assert!(shown.get(field).is_some(), "{field} in {shown}");
+    }
+    let listed = json(&["device", "ls"]);
+    assert_eq!(listed["last_seen"], shown["last_seen"], "{listed}");
+    assert_eq!((&listed["sessions"], &listed["edge"]), (&0.into(), &serde_json::Value::Null));
+    check(
+        folder,
+        &[
+            (&["device", "debug", "nobody"], 4, "(not-found); "),
+            (&["device", "debug", "sensor-1", "--for", "2d"], 2, "(invalid); "),
+            (&[&device[..], &["device", "debug", "sensor-1"]].concat(), 3, "(forbidden); "),
+        ],
+    );
 }
 
 #[test]

@@ -26,7 +26,7 @@ use super::{
     may_retry,
 };
 use crate::{
-    answers::Sink, calls::reply, desk::Desk, intake::Intake, said::Said, tables::scoped,
+    answers::Sink, calls::reply, desk::Desk, errands, intake::Intake, said::Said, tables::scoped,
     worker::Worker,
 };
 
@@ -159,6 +159,9 @@ impl Intake<'_> {
 
     /// spec §9.5: an answer of who serves.
     pub(crate) fn replied(&mut self, fields: &Reply<'_>, payload: &Bytes, payload_crc: u32) {
+        if fields.request.0 >= errands::FIRST {
+            return self.desk.about.errands.heard(fields.request, fields.code, payload);
+        }
         let Some(calling) = self.desk.calling.as_deref() else { return };
         let answer = Answer {
             request: fields.request,

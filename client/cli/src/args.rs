@@ -318,6 +318,13 @@ pub(crate) enum Device {
         /// Its id
         id: String,
     },
+    /// Not offered yet: bound what it may send and store
+    #[command(hide = true, disable_help_flag = true)]
+    Quota {
+        /// Its id and its quotas
+        #[arg(num_args = 0.., trailing_var_arg = true, allow_hyphen_values = true)]
+        words: Vec<String>,
+    },
     /// Log its frames on the edges it comes to, never their payloads, for a while
     #[command(after_help = "Examples:
   spile device debug sensor-7 --for 5m
@@ -354,10 +361,21 @@ pub(crate) struct DeviceAdd {
         long,
         num_args = 0,
         default_missing_value = "issue",
-        conflicts_with = "device_key",
-        required_unless_present = "device_key"
+        conflicts_with_all = ["device_key", "token"],
+        required_unless_present_any = ["device_key", "token"]
     )]
     pub(crate) cert: Option<PathBuf>,
+    /// Not offered yet: issue a token
+    // As with the certificate.
+    #[arg(
+        id = "token",
+        long,
+        hide = true,
+        num_args = 0,
+        default_missing_value = "issue",
+        conflicts_with = "device_key"
+    )]
+    pub(crate) token: Option<PathBuf>,
     /// Make a device key: 32 random bytes, of which the server keeps the hash only
     #[arg(long)]
     pub(crate) device_key: bool,
@@ -434,6 +452,9 @@ mod tests {
             ("spile device add --cert d", true),
             ("spile --cert f device add d --device-key", true),
             ("spile device add d --cert --device-key", false),
+            ("spile device add d --token", true),
+            ("spile device add d --token --cert", false),
+            ("spile device quota d --events-per-s 5", true),
             ("spile device debug d", true),
             ("spile device debug d --for 5", false),
             ("spile device add d --role edge --cert", false),

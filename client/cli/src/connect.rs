@@ -16,6 +16,10 @@ const SOFTWARE: &str = concat!("spile/", env!("CARGO_PKG_VERSION"));
 
 /// The context with what was said on the command line above it.
 pub(crate) fn effective(typed: &Everywhere) -> Result<Context, Failure> {
+    if typed.token.is_some() {
+        return Err(Failure::usage("connect", "tokens (JWT) are not offered yet")
+            .remedy("use --cert with --client-key, or a context with a device key"));
+    }
     let required = typed.url.is_none();
     let mut context = context::find(named(typed), required)?.context;
     let over = typed.clone();

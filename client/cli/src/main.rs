@@ -113,10 +113,10 @@ async fn perform(
     output: &mut Output,
 ) -> Result<(), Failure> {
     if let Command::Device(Device::Add(add)) = &command
-        && add.cert.is_some()
+        && (add.cert.is_some() || add.token.is_some())
     {
-        // There `--cert` asks for a certificate; ours stands in the context.
-        everywhere.cert = None;
+        // There `--cert` and `--token` ask for one; ours stands in the context.
+        (everywhere.cert, everywhere.token) = (None, None);
     }
     let typed = &everywhere;
     match command {

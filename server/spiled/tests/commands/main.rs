@@ -318,6 +318,24 @@ fn devices_are_listed_and_shown_with_the_contracts_fields_and_debugged() {
 }
 
 #[test]
+fn what_is_not_offered_yet_says_so() {
+    let (folder, _server) = started();
+    check(
+        folder.path(),
+        &[
+            (
+                &["device", "quota", "d", "--events-per-s", "5"],
+                2,
+                "quotas are not offered yet (usage); ",
+            ),
+            (&["device", "quota", "--help"], 2, "quotas are not offered yet (usage); "),
+            (&["device", "add", "d", "--token"], 2, "tokens (JWT) are not offered yet (usage); "),
+            (&["--token", "f", "status"], 2, "tokens (JWT) are not offered yet (usage); "),
+        ],
+    );
+}
+
+#[test]
 fn a_subscriber_ends_by_ctrl_c_with_what_it_has_printed() {
     let (folder, _server) = started();
     assert_eq!(run(folder.path(), &["publish", "t", "one"]).code, 0);

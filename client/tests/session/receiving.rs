@@ -28,6 +28,8 @@ pub struct Receiving {
     pub uploads: HashMap<[u8; 16], Received>,
     /// Which chunks came, of all uploads: whose, from where, how long.
     pub chunks: Vec<([u8; 16], u64, usize)>,
+    /// Chunks that were sent from before what had been told as stored: that, and where they began.
+    pub again: Vec<(u64, u64)>,
     /// Answers to the next OPENs.
     pub refusals: VecDeque<(Code, Option<u32>)>,
     /// Cut the connection when so many chunks have come from then on.
@@ -45,6 +47,15 @@ pub type Numbers = HashMap<u32, [u8; 16]>;
 
 /// What is to be said, in order.
 pub type Said<'a> = dyn FnMut(&Message<'_>) + 'a;
+
+/// A chunk came, and nobody has judged it yet: does it begin before what its client was told?
+pub fn look(world: &World, numbers: &Numbers, chunk: &Chunk<'_>) {
+    let mut receiving = world.receiving.lock().unwrap();
+    let received = numbers.get(&chunk.upload).and_then(|id| receiving.uploads.get(id));
+    if let Some(told) = received.map(|received| received.told).filter(|&told| chunk.offset < told) {
+        receiving.again.push((told, chunk.offset));
+    }
+}
 
 fn answer(upload: u32, received: &mut Received, say: &mut Said<'_>) {
     received.told = received.bytes.len() as u64;

@@ -7,17 +7,17 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use spile_protocol::code::Code;
-use spile_protocol::crc;
 use spile_protocol::id::{LaneId, Number, Position, RouteId, Run, Version};
 use spile_protocol::message::{
     Ack, Auth, Body, Credit, Deliver, Durability, End, Expect, Extras, Fault, From, LaneAnswer,
-    Lengths, List, Message, Outcome, Proof, Receipt, Reply, Scope, Source, Subscribe,
+    Lengths, List, Message, Outcome, Proof, Receipt, Reply, Scope, Sender, Source, Subscribe,
 };
 use spile_protocol::session::Amount;
 use spile_protocol::session::edge::{Admission, Config, Input, Session, Told};
 use spile_protocol::session::key::{self, Binding, Signed};
 use spile_protocol::session::producer::{Decision, decide};
 use spile_protocol::time::{Instant, Millis};
+use spile_protocol::{crc, frame, limits};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
@@ -87,6 +87,16 @@ impl Server {
     }
 }
 
+impl Drop for Server {
+    /// Whatever a test is about: no byte was sent again that was told as stored.
+    fn drop(&mut self) {
+        if !std::thread::panicking() {
+            let receiving = self.world.receiving.lock().unwrap();
+            assert!(receiving.again.is_empty(), "told, sent from: {:?}", receiving.again);
+        }
+    }
+}
+
 /// A subscription and how far it is.
 struct Following {
     id: spile_protocol::id::SubscriptionId,
@@ -137,6 +147,7 @@ impl Connection {
         let world = Arc::clone(&self.world);
         let cuts = world.cuts.load(Ordering::Relaxed);
         let (mut bytes, mut buffer) = (Vec::new(), vec![0; 64 * 1024]);
+        let mut looked = 0;
         loop {
             let cut = world.cut.notified();
             if world.cuts.load(Ordering::Relaxed) != cuts {
@@ -159,6 +170,7 @@ impl Connection {
                     _ => return,
                 }
             }
+            looked += self.look(&bytes[looked..]);
             let mut rest = bytes.as_slice();
             let now = self.now();
             while let Some(input) = self.session.handle_input(now, &mut rest) {
@@ -166,7 +178,20 @@ impl Connection {
             }
             let used = bytes.len() - rest.len();
             bytes.drain(..used);
+            looked = looked.saturating_sub(used);
         }
+    }
+
+    /// Looks at frames as they come, before the session judges them: how many bytes those are.
+    fn look(&self, bytes: &[u8]) -> usize {
+        let mut looked = 0;
+        while let Ok(Some((frame, length))) = frame::decode(&bytes[looked..], limits::FRAME_MAX) {
+            if let Ok(Message::Chunk(chunk)) = Message::decode(&frame, Sender::Client) {
+                receiving::look(&self.world, &self.uploads, &chunk);
+            }
+            looked += length;
+        }
+        looked
     }
 
     fn happened(&mut self, input: Input<'_>) {

@@ -82,7 +82,8 @@ async fn an_upload_that_is_cut_again_and_again_ends_whole() {
         assert_eq!(*cuts.lock().unwrap(), 10);
         let receiving = server.world.receiving.lock().unwrap();
         assert!(receiving.uploads[&[1; 16]].opened > 10);
-        // Sent again was only what was under way when it was cut: at most the credit each time.
+        // Sent again was only what was under way when it was cut, at most the credit each time; and nothing of it that
+        // was told as stored, which the server looks at when it ends.
         assert!(blob.sent >= 6 << 20 && blob.sent <= (6 << 20) + (10 << 20), "{}", blob.sent);
         let told = told.lock().unwrap();
         assert!(told.windows(2).all(|two| two[0].stored <= two[1].stored));

@@ -9,6 +9,7 @@
 )]
 
 mod e2e;
+mod observed;
 #[path = "commands/spile.rs"]
 mod spile;
 mod uploads;
@@ -19,6 +20,7 @@ use std::process::{Child, Stdio};
 
 use e2e::port::Port;
 use e2e::{Raw, Server, tls};
+use observed::Observer;
 use rustix::process::Signal;
 use serde_json::Value;
 use spile::{Ran, ran, run};
@@ -305,7 +307,9 @@ fn an_upload_goes_on_through_kills_of_the_server_and_sends_nothing_twice_that_is
     // Long enough that it is not done between two looks at it.
     let bytes = content(192 << 20, 3);
     place.write("big", &bytes);
-    let mut child = place.upload(&["big", "--key", "k"]);
+    let observer = Observer::before(place.port.address(), &place.data());
+    let url = format!("spile://{}", observer.address);
+    let mut child = place.upload(&["big", "--key", "k", "--url", &url]);
     let (mut killed, mut last) = (0_u64, 0);
     while killed < kills {
         // As soon as it went on from where the last life left it.
@@ -320,8 +324,13 @@ fn an_upload_goes_on_through_kills_of_the_server_and_sends_nothing_twice_that_is
     assert_eq!(ran.code, 0, "{}", ran.err);
     let up: Value = serde_json::from_str(ran.out.trim()).unwrap();
     assert_eq!(text(&up, "blake3"), hash(&bytes));
+    let seen = observer.seen();
+    assert!(seen.again.is_empty(), "stored, sent (bytes): {:?}", seen.again);
+    assert!(seen.opened > killed, "it was not opened again after each kill: {}", seen.opened);
     // What was under way at a kill, and was not stored, is sent again: at most the credit each time.
-    let again = number(&up, "sent") - number(&up, "size");
+    let (sent, size) = (number(&up, "sent"), number(&up, "size"));
+    assert!(seen.chunk_bytes >= size && seen.chunk_bytes <= sent, "{} went by", seen.chunk_bytes);
+    let again = sent - size;
     assert!(
         again <= killed * u64::from(limits::CREDIT_CHUNK_BYTES),
         "{again} after {killed} kills"

@@ -1,7 +1,7 @@
-//! kill -9 of the server while groups settle, and of consumers while they hold deliveries: no event is lost, each key keeps
-//! its order, and nothing comes again whose settlement was answered.
+//! kill -9 of the server while groups settle and while dead letters are replayed, and of consumers while they hold deliveries:
+//! no event is lost, each key keeps its order, and nothing comes again whose settlement was answered.
 //!
-//! `SPILE_KILLS` says how often (5), `SPILE_SEED` repeats the moments and decisions of an earlier run.
+//! `SPILE_KILLS` says how often (5; 10 while letters are replayed), `SPILE_SEED` repeats the moments and decisions of an earlier run.
 #![allow(
     clippy::unwrap_used,
     clippy::panic,
@@ -12,6 +12,7 @@
 #[path = "commands/spile.rs"]
 mod commands;
 mod e2e;
+mod replayed;
 
 use std::collections::{HashMap, HashSet};
 use std::path::Path;
@@ -22,6 +23,7 @@ use std::time::Duration;
 use commands::{run, spile};
 use e2e::port::Port;
 use e2e::{Server, all_in_one};
+use replayed::Replayed;
 use rustix::process::Signal;
 use serde_json::{Value, json};
 use spile_client::{Client, Consume, Event, GroupDelivery, Settled};
@@ -221,6 +223,74 @@ async fn a_server_killed_while_groups_settle_loses_nothing_and_brings_nothing_se
     if let Some(Err(failed)) = members.try_join_next() {
         panic!("a member: {failed}");
     }
+}
+
+/// One life of the server: its members, who fail some of what they get, and who has the dead letters replayed.
+async fn live(
+    prepared: &spile_client::Prepared,
+    ledger: &Arc<Mutex<Replayed>>,
+    dice: &mut Dice,
+) -> JoinSet<()> {
+    let mut life = JoinSet::new();
+    for _ in 0..MEMBERS {
+        let one = prepared.connect().await.unwrap();
+        life.spawn(replayed::member(one, Arc::clone(ledger), Dice(dice.below(u64::MAX) | 1)));
+    }
+    life.spawn(replayed::replay(prepared.connect().await.unwrap()));
+    life
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_killed_while_dead_letters_are_replayed_gives_each_one_outcome_and_none_beside_its_key()
+ {
+    let (mut dice, kills) = (Dice(seed()), number("SPILE_KILLS", 10));
+    let folder = TempDir::new().unwrap();
+    let (data, log) = (folder.path().join("data"), folder.path().join("log"));
+    let port = Port::kept();
+    let mut server = Server::start(&mut port.all_in_one(&data), &log);
+    let prepared = operator(&server, &data).prepare().unwrap();
+    let client = prepared.connect().await.unwrap();
+    let definition = json!({
+        "name": "g", "filter": "t/#", "max_attempts": 1_000, "backoff_min_ms": 5,
+        "backoff_max_ms": 50,
+    });
+    ask(&client, "$group", "create", definition).await.unwrap();
+
+    let ledger = Arc::<Mutex<Replayed>>::default();
+    let (mut out, mut failed) = (0, 0);
+    for life in 0..=kills {
+        ledger.lock().unwrap().begin(life == kills);
+        replayed::publish(&client, life).await;
+        let mut members = live(&prepared, &ledger, &mut dice).await;
+        let whole = async {
+            if life < kills {
+                // After so many letters that were replayed, and while one is out: each kill meets one.
+                let some = 1 + dice.below(24);
+                let met = || {
+                    let ledger = ledger.lock().unwrap();
+                    ledger.again >= some && ledger.letters_out() > 0
+                };
+                replayed::until(&mut members, met).await;
+                out += ledger.lock().unwrap().letters_out();
+                tokio::time::sleep(Duration::from_micros(dice.below(2_000))).await;
+            } else {
+                replayed::until(&mut members, || ledger.lock().unwrap().all_done(life)).await;
+                replayed::until_nothing_is_left(&client, &mut members).await;
+            }
+        };
+        tokio::time::timeout(PATIENCE, whole).await.unwrap();
+        if life < kills {
+            server.end(Signal::KILL);
+            members.shutdown().await;
+            failed = ledger.lock().unwrap().failed();
+            server = Server::start(&mut port.all_in_one(&data), &log);
+        }
+    }
+    println!("{kills} kills met {out} replayed letters; {failed} of the events were letters once");
+    let shown = ask(&client, "$group", "show", json!({ "name": "g" })).await.unwrap();
+    assert_eq!((&shown["dead"], &shown["settled"]), (&json!(0), &shown["produced"]), "{shown}");
+    assert_eq!(shown["produced"], replayed::published(kills), "{shown}");
+    drop(server);
 }
 
 /// The lines of a file; one that was cut off by a kill does not count.

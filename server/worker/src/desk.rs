@@ -83,6 +83,8 @@ pub(crate) struct Route {
     pub(crate) prefix: Vec<u8>,
     /// The value its events change, where its topic's latest is kept.
     pub(crate) kept: Option<Arc<str>>,
+    /// Its events are messages of an inbox.
+    pub(crate) inbox: bool,
 }
 
 /// All of a session but its worker.

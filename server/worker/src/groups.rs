@@ -19,6 +19,7 @@ mod keys;
 pub(crate) mod latest;
 pub(crate) mod letters;
 pub(crate) mod live;
+pub(crate) mod measure;
 pub(crate) mod member;
 pub(crate) mod outcome;
 pub(crate) mod polling;
@@ -29,4 +30,5 @@ pub(crate) mod unsettled;
 pub(crate) mod view;
 
 pub use self::change::heard;
+pub use self::measure::{GroupMeasured, GroupsMeasured};
 pub(crate) use self::rows::{Rows, defined, defined_key, defined_row, row};

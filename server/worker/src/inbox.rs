@@ -199,6 +199,17 @@ impl Member {
         let last = handed.version.saturating_add(u64::from(handed.settled)).saturating_sub(1);
         Some((last, handed.settled == handed.events))
     }
+
+    /// How many of those that were handed out lie behind one version, and not behind another.
+    fn between(&self, from: u64, through: u64) -> u64 {
+        let end = |handed: &Handed| handed.version.saturating_add(u64::from(handed.events));
+        let behind = self.handed.iter().rev().take_while(|handed| end(handed) > from + 1);
+        let within = |handed: &Handed| {
+            let first = handed.version.max(from + 1);
+            end(handed).min(through.saturating_add(1)).saturating_sub(first)
+        };
+        behind.map(within).sum()
+    }
 }
 
 /// Writes the tail of a CURSOR. record §10.6
@@ -271,10 +282,13 @@ impl Intake<'_> {
         let Settle { subscription, delivery, events, .. } = *settle;
         let outcome = if version.is_some() { Outcome::Done } else { Outcome::Seen };
         let newest = self.core.cursors.newest(&self.desk.scoped);
-        if let Some(version) = version.filter(|&version| version > newest)
-            && let Err(code) = self.move_cursor(now, version)
-        {
-            return self.fail_inbox(subscription, code);
+        if let Some(version) = version.filter(|&version| version > newest) {
+            if let Err(code) = self.move_cursor(now, version) {
+                return self.fail_inbox(subscription, code);
+            }
+            let member = self.desk.subscription(subscription).and_then(|one| one.inbox.as_ref());
+            let passed = member.map_or(0, |member| member.between(newest, version));
+            self.worker.counters.inbox_settled.add(passed);
         }
         let gate = self.core.next;
         self.desk.said(gate, Said::Settled { subscription, delivery, outcome, events });
@@ -337,6 +351,12 @@ mod tests {
         assert_eq!(member.done(1, 2), Some((11, false)));
         assert_eq!(member.done(1, 9), Some((12, true)));
         assert_eq!(member.done(1, 1), None);
+        // Versions 10, 11, 12 and 20 were handed out.
+        for (from, through, passed) in
+            [(0, 12, 3), (0, 11, 2), (10, 12, 2), (12, 20, 1), (0, 20, 4), (20, 20, 0)]
+        {
+            assert_eq!(member.between(from, through), passed, "{from} {through}");
+        }
         assert_eq!(member.done(2, 0), Some((20, true)));
         assert_eq!(member.done(3, 0), None);
     }

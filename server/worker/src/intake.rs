@@ -22,6 +22,7 @@ use crate::{
     block::behind,
     core::{Core, Placed, Put, Refusal},
     desk::{Desk, Lane, Route},
+    inbox,
     limits::CALL_BYTES,
     record::{self, VoidTail, kind},
     said::Said,
@@ -199,8 +200,9 @@ impl<'a> Intake<'a> {
         core.heads.extend_from_slice(&route.prefix);
         let written = record::put_event(&mut core.heads, now.0, number, &event.extras);
         let wanted = desk.who.receipts || event.extras.receipt;
-        let (payload, kept) = (payload.clone(), route.kept.clone());
+        let (payload, kept, inbox) = (payload.clone(), route.kept.clone(), route.inbox);
         let length = payload.len();
+        self.tally.inbox += u64::from(inbox);
         let placed = self.put(came, kind::EVENT, written.is_ok(), (payload, payload_crc), wanted);
         if let (Some(name), Some(placed)) = (kept, placed) {
             self.keep(name, came, placed, event.extras.ttl_ms, length);
@@ -267,6 +269,7 @@ impl<'a> Intake<'a> {
         let written = record::put_batch(&mut core.heads, now.0, came.first, lengths, &batch.extras);
         let wanted = desk.who.receipts || batch.extras.receipt;
         let kept = route.kept.clone();
+        self.tally.inbox += if route.inbox { u64::from(came.count) } else { 0 };
         let placed = self.put(came, kind::BATCH, written.is_ok(), payload, wanted);
         if let (Some(name), Some(placed)) = (kept, placed) {
             let length = lengths.iter().last().unwrap_or_default();
@@ -394,7 +397,8 @@ impl<'a> Intake<'a> {
         let kind = Kind { content_type, schema, encoding };
         let prefix = desk.who.prefix(&open.key, topic, kind);
         let kept = self.core.values.name(&desk.who.tenant, &open.key, topic);
-        put_at(&mut desk.routes, route.0, Route { lane, prefix, kept });
+        let inbox = id::matches(inbox::FILTER, topic);
+        put_at(&mut desk.routes, route.0, Route { lane, prefix, kept, inbox });
     }
 }
 

@@ -181,6 +181,11 @@ pub const GROUP_LETTERS: usize = 1 << 20;
 pub const GROUP_PLACES: usize = 4096;
 /// Keys of a group that are read through their stream's index at once. At the cap the one used longest ago is closed.
 pub const GROUP_READERS: usize = 64;
+/// Groups whose numbers metrics tell each by itself, the first by tenant and name. Those beyond are in the sums only.
+pub const GROUPS_TOLD: usize = 64;
+/// Reads of the log, of [`READ_BYTES`] each, that one look at metrics does for groups nobody reads. What they did not reach
+/// is told as not looked at, and the next look goes on there.
+pub const MEASURE_READS: usize = 32;
 /// Bytes of one key that are read ahead.
 pub const READ_KEY_BYTES: usize = 16 * 1024;
 /// A floor that moved so many positions is recorded, with or without a settlement.

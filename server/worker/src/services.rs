@@ -12,16 +12,20 @@
 
 pub(crate) mod breaker;
 mod call;
+mod counted;
 pub(crate) mod desk;
 mod listing;
 pub(crate) mod mailbox;
 mod member;
 mod recent;
 
-pub use self::listing::{CallsStatus, OpenBreaker};
 pub(crate) use self::{
     call::{Asker, Asking, Handed, Head, Refused, may_retry},
     member::Serving,
+};
+pub use self::{
+    counted::{CALL_CLASSES, CALL_SECONDS, CallsMeasured},
+    listing::{CallsStatus, OpenBreaker},
 };
 
 #[cfg(test)]
@@ -41,6 +45,7 @@ use tokio::sync::watch;
 use self::{
     breaker::{Admit, Outcome},
     call::{Open, fault, outcome_of, refused, why},
+    counted::Counted,
     mailbox::{Answer, Letter},
     member::{Member, Service, choose, hand},
     recent::{End, Recents},
@@ -52,15 +57,6 @@ use crate::{
     },
     tables::scoped,
 };
-
-/// What was counted since the start.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-struct Counted {
-    calls: u64,
-    failed: u64,
-    timed_out: u64,
-    refused: u64,
-}
 
 /// All services of a worker.
 #[derive(Debug, Default)]
@@ -94,7 +90,7 @@ impl Services {
 
     /// How calls go, for health and metrics.
     pub(crate) fn status(&self, now: Instant) -> CallsStatus {
-        let Counted { calls, failed, timed_out, refused } = self.counted;
+        let Counted { calls, failed, timed_out, refused, measured: _ } = self.counted;
         CallsStatus {
             services: self.served(),
             calls,
@@ -104,6 +100,11 @@ impl Services {
             refused,
             breakers: self.open_breakers(now, BREAKERS_TOLD),
         }
+    }
+
+    /// How long calls took, and what was said of those that failed.
+    pub(crate) const fn measured(&self) -> CallsMeasured {
+        self.counted.measured
     }
 
     /// A session serves from now on, or with another window; 0: not any more.
@@ -204,6 +205,7 @@ impl Services {
         self.counted.calls += 1;
         if let Err(why) = &taken {
             self.recent.end(now, recent, End::Told(why.code));
+            self.counted.measured.code(why.code);
         }
         self.counted.refused += u64::from(taken.is_err());
         taken
@@ -252,6 +254,8 @@ impl Services {
             probe,
             patient: wait >= Duration::from_millis(BREAKER_PATIENCE_MS),
             decided: false,
+            taken: now,
+            told: false,
             deadline: now.after(wait),
             attempts: 0,
             recent,
@@ -312,7 +316,7 @@ impl Services {
             self.recent.answer(now, recent, code);
         }
         if !more || told != code {
-            self.recent.end(now, recent, End::Told(told));
+            self.end(now, key, End::Told(told));
         }
         if !more {
             self.decide(now, key, outcome);
@@ -340,13 +344,12 @@ impl Services {
             return false;
         }
         open.asker = None;
-        let end = if late { End::Told(Code::TIMED_OUT) } else { End::Gone };
-        self.recent.end(now, open.recent, end);
         let outcome = if late && open.patient { Outcome::Bad } else { Outcome::Neither };
         let sent = open.sent;
         if let Some(payload) = open.payload.take() {
             self.bytes = self.bytes.saturating_sub(payload.len());
         }
+        self.end(now, key, if late { End::Told(Code::TIMED_OUT) } else { End::Gone });
         self.decide(now, key, outcome);
         // What the member never saw takes no place in its window.
         if !sent {
@@ -385,8 +388,9 @@ impl Services {
         if let Some(asker) = &open.asker {
             let gone = || refused(Code::UNKNOWN_OUTCOME, 0, "the member that had the call is gone");
             let why = why.filter(|_| !sent).unwrap_or_else(gone);
-            self.recent.end(now, open.recent, End::Told(why.code));
+            let code = why.code;
             fault(asker, why, open.head.idempotent);
+            self.end(now, key, End::Told(code));
         }
         self.decide(now, key, Outcome::Neither);
         self.drop_open(now, key);
@@ -394,7 +398,7 @@ impl Services {
 
     /// Hands a call to another member.
     fn again(&mut self, key: u32) -> Result<(), Refused> {
-        let Self { of, open, turn, .. } = self;
+        let Self { of, open, turn, counted, .. } = self;
         let gone = || refused(Code::NOT_FOUND, 0, "nobody serves it any more");
         let open = open.get_mut(&key).ok_or_else(gone)?;
         let service = of.get_mut(&open.scoped).ok_or_else(gone)?;
@@ -407,7 +411,19 @@ impl Services {
         *turn += 1;
         open.decided = false;
         hand(service, at, key, open, *turn);
+        counted.measured.retried += 1;
         Ok(())
+    }
+
+    /// Who asked has heard the last word, or is gone: what is first counts.
+    fn end(&mut self, now: Instant, key: u32, end: End) {
+        let Some(open) = self.open.get_mut(&key) else { return };
+        self.recent.end(now, open.recent, end);
+        if let End::Told(code) = end
+            && !std::mem::replace(&mut open.told, true)
+        {
+            self.counted.measured.ended(code, now.since(open.taken));
+        }
     }
 
     /// What became of a call is known: it counts once.

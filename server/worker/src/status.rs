@@ -8,8 +8,9 @@ use std::sync::{
 use serde::Serialize;
 use spile_protocol::time::Instant;
 
+pub use crate::groups::{GroupMeasured, GroupsMeasured};
 use crate::rates::{Counts, Rates};
-pub use crate::services::{CallsStatus, OpenBreaker};
+pub use crate::services::{CALL_CLASSES, CALL_SECONDS, CallsMeasured, CallsStatus, OpenBreaker};
 pub use crate::uploads::status::FilesStatus;
 
 /// A number that many threads count.
@@ -71,6 +72,14 @@ pub struct Counters {
     pub found: Counter,
     /// GETs that found nothing, or nothing that is new enough.
     pub missed: Counter,
+    /// Messages for inboxes handed to the log.
+    pub inbox: Counter,
+    /// Messages of inboxes that were done.
+    pub inbox_settled: Counter,
+    /// Dead letters that were sent out again.
+    pub replayed: Counter,
+    /// Dead letters that were dropped.
+    pub dropped: Counter,
     rates: Mutex<Rates>,
 }
 
@@ -81,6 +90,7 @@ pub(crate) struct Tally {
     pub(crate) bytes: usize,
     pub(crate) voids: u64,
     pub(crate) duplicates: u64,
+    pub(crate) inbox: u64,
 }
 
 fn wide(n: usize) -> u64 {
@@ -112,6 +122,7 @@ impl Counters {
             (&self.bytes, wide(tally.bytes)),
             (&self.voids, tally.voids),
             (&self.duplicates, tally.duplicates),
+            (&self.inbox, tally.inbox),
         ] {
             if n > 0 {
                 counter.add(n);

@@ -66,6 +66,16 @@ pub(crate) struct Uploads {
     pub(crate) tried: HashMap<u64, u64>,
     /// Something was freed since space was last given back.
     pub(crate) freed: bool,
+    pub(crate) counted: Counted,
+}
+
+/// What was counted since the start.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Counted {
+    /// Uploads that were forgotten since their client or an operator said so.
+    pub(crate) aborted: u64,
+    /// Those that nobody went on with for too long.
+    pub(crate) expired: u64,
 }
 
 impl std::fmt::Debug for Uploads {

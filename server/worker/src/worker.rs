@@ -23,6 +23,7 @@ use crate::{
     checkpoint::{self, Copied},
     clock::Clock,
     core::Core,
+    groups::GroupsMeasured,
     keeper::{Keeper, Kept},
     limits::{
         AHEAD_BYTES, GROUP_KEYS, RETENTION_EVERY_MS, SNAPSHOT_ROWS, UPLOAD_BYTES, UPLOAD_IDLE_MS,
@@ -32,7 +33,7 @@ use crate::{
     rebuild::{ApplyError, Rebuilt},
     registry::{self, Device, Follower},
     retention::{Retainer, Retention, RetentionCounts, Rule},
-    services::Services,
+    services::{CallsMeasured, Services},
     session::Session,
     snapshot::{self, SnapshotError},
     status::{CallsStatus, Counters, Status, hours_left},
@@ -422,7 +423,9 @@ impl Worker {
     /// What it says of itself.
     #[must_use]
     pub fn status(&self) -> Status {
-        self.status_of(&self.core())
+        let mut core = self.core();
+        core.look();
+        self.status_of(&core)
     }
 
     pub(crate) fn status_of(&self, core: &Core) -> Status {
@@ -518,6 +521,18 @@ impl Worker {
     #[must_use]
     pub fn calls(&self) -> CallsStatus {
         self.services().status(self.clock.now())
+    }
+
+    /// How long calls took, and how they failed.
+    #[must_use]
+    pub fn calls_measured(&self) -> CallsMeasured {
+        self.services().measured()
+    }
+
+    /// How far groups are. It may read a bounded part of the log.
+    #[must_use]
+    pub fn groups_measured(&self) -> GroupsMeasured {
+        crate::groups::measure::measured(self)
     }
 
     /// The state, for a moment: nothing waits while it is held.

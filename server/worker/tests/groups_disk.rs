@@ -197,6 +197,8 @@ async fn at_the_cap_of_keys_a_group_reads_no_further_until_some_are_done() {
     let [Told::Reply { payload, .. }] = &told[..] else { panic!("{told:?}") };
     let shown: serde_json::Value = serde_json::from_slice(payload).unwrap();
     assert_eq!((&shown["full"], &shown["waiting"]), (&json!(true), &json!(8)), "{shown}");
+    let measured = world.worker.groups_measured();
+    assert_eq!((measured.sum.full, measured.each[0].full, measured.sum.waiting), (1, 1, 8));
     world.clock.fetch_add(1000, Ordering::AcqRel);
     let mut keys = std::collections::BTreeSet::new();
     for _ in 0..20 {

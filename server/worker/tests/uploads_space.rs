@@ -142,6 +142,7 @@ async fn what_nobody_goes_on_with_for_a_week_is_forgotten() {
     assert_eq!(worker.status().files.open_uploads, 2);
     worker.expire_uploads(Millis(NOW.0 + 7 * DAY_MS + 1));
     assert_eq!(mouth.failed(1).await.0, Code::EXPIRED);
+    assert_eq!((worker.status().files.expired, worker.status().files.aborted), (1, 0));
     let (open, _) = mouth.list(Listing::Uploads, "", "", 10).await;
     assert!(
         matches!(&open[..], [Heard::Value { name, stored: 5, .. }] if name == "young"),

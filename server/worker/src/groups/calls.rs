@@ -16,6 +16,7 @@ use crate::{
         definition::{Begin, Defined, Definition},
         jobs::{Count, Job},
         live::Stored,
+        measure::GroupMeasured,
         member::Turn,
         view::{Group, Name},
     },
@@ -113,6 +114,15 @@ pub(crate) struct Shown {
     /// Keys with something outstanding, and about the memory that takes.
     keys: usize,
     keys_bytes: usize,
+}
+
+impl Shown {
+    /// The same as numbers.
+    pub(super) fn measured(&self, (tenant, name): &Name) -> GroupMeasured {
+        let Self { lag, waiting, in_flight, dead, full, .. } = *self;
+        let (tenant, name, full) = (tenant.clone(), name.clone(), u64::from(full));
+        GroupMeasured { tenant, name, lag, waiting, in_flight, dead, unread: 0, full }
+    }
 }
 
 #[derive(Serialize)]

@@ -69,15 +69,22 @@ impl Which {
 
 /// Counts what matches from one position to another.
 pub(crate) struct Count {
+    /// Where it is the group's own count that goes on: as of which turn of its view, and how many there were before.
+    known: (u64, u64),
     matcher: Matcher,
     reader: Box<dyn Read>,
-    from: u64,
+    pub(super) from: u64,
     to: u64,
     which: Which,
     pub(crate) events: u64,
 }
 
 impl Count {
+    /// Of all events of a filter that lie there.
+    pub(super) fn of(worker: &Worker, name: &Name, filter: &str, range: (u64, u64)) -> Self {
+        Self::new(worker, name, filter, range, Which::All)
+    }
+
     fn new(
         worker: &Worker,
         name: &Name,
@@ -86,7 +93,8 @@ impl Count {
         which: Which,
     ) -> Self {
         let matcher = Matcher::new(&name.0, filter);
-        Self { matcher, reader: worker.log.read(from), from, to, which, events: 0 }
+        let reader = worker.log.read(from);
+        Self { known: (0, 0), matcher, reader, from, to, which, events: 0 }
     }
 
     /// Where a definition would begin here; `None` where it says nothing of this worker.
@@ -108,7 +116,7 @@ impl Count {
     }
 
     /// Reads on; true when it is done.
-    fn step(&mut self) -> Result<bool, Not> {
+    pub(super) fn step(&mut self) -> Result<bool, Not> {
         let mut records = VecDeque::new();
         let more = self.from < self.to && {
             let more = self.reader.next(READ_BYTES, &mut records);
@@ -179,8 +187,9 @@ impl Job {
         let Some(count) = &mut self.count else { return Ok(true) };
         let done = count.step()?;
         if done && let Then::Show { .. } = self.then {
-            let (events, to) = (count.events, count.to);
-            self.counted(turn, events, to);
+            let ((stamp, known), to) = (count.known, count.to);
+            let events = known.saturating_add(count.events);
+            self.counted(turn, stamp, events, to);
         }
         Ok(done)
     }
@@ -196,29 +205,31 @@ impl Job {
             Then::Seek { .. } => Settled::of(group),
         };
         drop(core);
-        let (range, which) = match &self.then {
+        let (range, which, known) = match &self.then {
             Then::Show { .. } => {
                 let mut live = shared.live();
                 live.follow(turn.worker, &self.name, &shared);
-                ((live.counted_to(), turn.end), Which::All)
+                let known = (live.stamp(), live.produced());
+                ((live.counted_to(), turn.end), Which::All, known)
             }
             Then::Seek { to: Some(to), .. } => {
                 let range = (settled.from().min(*to), turn.end);
-                (range, Which::Sought { to: *to, settled })
+                (range, Which::Sought { to: *to, settled }, (0, 0))
             }
             Then::Seek { to: None, .. } => return Ok(None),
         };
-        Ok(Some(Count::new(turn.worker, &self.name, &filter, range, which)))
+        let count = Count::new(turn.worker, &self.name, &filter, range, which);
+        Ok(Some(Count { known, ..count }))
     }
 
-    fn counted(&self, turn: Turn<'_>, events: u64, to: u64) {
+    fn counted(&self, turn: Turn<'_>, stamp: u64, events: u64, to: u64) {
         let shared = {
             let core = turn.worker.core();
             core.groups.find(&self.name.0, &self.name.1).map(|(_, group)| group.shared.clone())
         };
         if let Some(shared) = shared {
             let mut live = shared.live();
-            live.note_counted(events, to);
+            live.note_counted(stamp, events, to);
             live.hint(&shared);
         }
     }

@@ -249,9 +249,14 @@ fn replay(turn: Turn<'_>, name: &Name, which: &Which) -> Result<(Option<Stored>,
                 live.replay(*at, letter, turn.now_ms.saturating_add(which.wait_ms(n)));
             }
         })?;
+        turn.worker.counters.replayed.add(wide(replayed));
     }
     let value = object!({ "group": name.1, "replayed": replayed, "waiting": waiting });
     Ok((stored, value))
+}
+
+fn wide(n: usize) -> u64 {
+    u64::try_from(n).unwrap_or(u64::MAX)
 }
 
 fn remove(turn: Turn<'_>, name: &Name, which: &Which) -> Result<(Option<Stored>, Value), Not> {
@@ -262,6 +267,7 @@ fn remove(turn: Turn<'_>, name: &Name, which: &Which) -> Result<(Option<Stored>,
         stored = with(turn, name, |live| {
             found.iter().for_each(|(at, letter)| live.drop_letter(*at, letter.stream));
         })?;
+        turn.worker.counters.dropped.add(wide(dropped));
     }
     Ok((stored, object!({ "group": name.1, "dropped": dropped })))
 }

@@ -293,9 +293,11 @@ impl Live {
         self.counted.1.max(self.cursor.position)
     }
 
-    /// Somebody counted on, up to `to`.
-    pub(crate) fn note_counted(&mut self, events: u64, to: u64) {
-        self.counted = (self.produced().saturating_add(events), to);
+    /// Somebody counted so many up to `to`, and is further than others were meanwhile.
+    pub(crate) fn note_counted(&mut self, stamp: u64, events: u64, to: u64) {
+        if stamp == self.stamp && to > self.counted_to() {
+            self.counted = (events, to);
+        }
     }
 
     /// Does something of the key come before a replay?

@@ -97,6 +97,9 @@ pub(super) struct Open {
     pub(super) patient: bool,
     /// What became of it was counted.
     pub(super) decided: bool,
+    pub(super) taken: Instant,
+    /// Who asked has its last word.
+    pub(super) told: bool,
     pub(super) deadline: Instant,
     pub(super) attempts: u32,
     /// Its number among those that are remembered.

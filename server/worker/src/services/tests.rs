@@ -1,6 +1,6 @@
 //! Services against what was promised: by cases, and at random, with members that join, leave, are slow and fail.
 //!
-//! A random run prints its seed; `SPILE_SEED` repeats one, `SPILE_RUNS` says how many.
+//! A random run prints its seed; `SPILE_SEED` repeats one, `SPILE_SEEDS` says how many.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -159,6 +159,8 @@ fn what_becomes_of_a_call_whose_member_goes() {
             assert_eq!(asker.hears(), [(1, OK, true)], "{case}");
         }
         services.leave(at(1), a.number, &[name("s")]);
+        let measured = services.measured();
+        assert_eq!(measured.retried, u64::from(expected.is_none()), "{case}");
         let heard: Vec<_> =
             asker.hears().into_iter().map(|(_, code, retry)| (code, retry)).collect();
         assert_eq!(heard, Vec::from_iter(expected), "{case}");
@@ -168,6 +170,10 @@ fn what_becomes_of_a_call_whose_member_goes() {
             services.reply(at(2), b.number, key, answer(OK, false));
             assert_eq!(asker.hears(), [(1, OK, false)], "{case}");
         }
+        let measured = services.measured();
+        assert_eq!(measured.steps.iter().sum::<u64>(), 1, "{case}");
+        let failed = u64::from(expected.is_some());
+        assert_eq!(measured.failed.iter().sum::<u64>(), failed, "{case}");
         assert!(services.open.is_empty() && services.bytes == 0, "{case}");
     }
 }
@@ -184,6 +190,8 @@ fn a_late_answer_is_ignored_and_frees_its_place() {
     assert_eq!(busy.code, Code::BUSY, "the member is at it still");
     services.reply(at(1500), a.number, key, answer(OK, false));
     assert_eq!(asker.hears(), []);
+    let measured = services.measured();
+    assert_eq!((measured.micros, measured.steps.iter().sum()), (1_000_000, 1), "the first word");
     assert!(services.call(at(1500), asker.asking(3, "s", false, SECOND)).is_ok());
     // What the member has not seen takes no place.
     let key = services.open.keys().copied().next().unwrap();
@@ -476,7 +484,7 @@ fn each_call_gets_one_final_answer_in_time_whatever_members_do() {
     let number = |name: &str| std::env::var(name).ok().map(|text| text.parse::<u64>().unwrap());
     let seeds = match number("SPILE_SEED") {
         Some(seed) => seed..seed + 1,
-        None => 0..number("SPILE_RUNS").unwrap_or(300),
+        None => 0..number("SPILE_SEEDS").unwrap_or(300),
     };
     let mut accepted = 0;
     for seed in seeds.clone() {

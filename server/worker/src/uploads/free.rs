@@ -89,6 +89,7 @@ pub(crate) fn expire(kept: &Kept, now: Millis, idle_ms: u64) {
     match core.commit(true) {
         Ok(()) => {
             let gate = core.next;
+            core.uploads.counted.expired += u64::try_from(old.len()).unwrap_or(u64::MAX);
             seats.into_iter().flatten().for_each(|seat| seat.end(gate, Code::EXPIRED));
             tracing::info!(uploads = old.len(), "abandoned uploads are forgotten");
         }

@@ -95,6 +95,7 @@ impl Intake<'_> {
         let upload = self.core.uploads.view.uploads.get_mut(&at);
         let writer = upload.and_then(|upload| upload.work.writer.take());
         self.free(now, Freed::upload(at, Code(0))).map_err(not_freed)?;
+        self.core.uploads.counted.aborted += 1;
         // Who writes it hears it behind the record.
         if let Some(writer) = writer {
             writer.end(self.core.next, Code::NOT_FOUND);

@@ -4,7 +4,7 @@
 
 use serde::Serialize;
 
-use super::Uploads;
+use super::{Counted, Uploads};
 
 /// What a worker has of files, and how its chunk log goes.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
@@ -21,6 +21,12 @@ pub struct FilesStatus {
     pub chunk_log_bytes: u64,
     /// Bytes of chunks that wait for the disk.
     pub chunk_waiting_bytes: usize,
+    /// Uploads that were forgotten since their client or an operator said so, since the start.
+    #[serde(skip)]
+    pub aborted: u64,
+    /// Those that nobody went on with for too long.
+    #[serde(skip)]
+    pub expired: u64,
     /// What the chunk log knows to be wrong with itself.
     #[serde(skip)]
     pub(crate) wrong: Vec<String>,
@@ -29,7 +35,8 @@ pub struct FilesStatus {
 impl Uploads {
     pub(crate) fn status(&self) -> FilesStatus {
         let (open_uploads, blobs) = (self.view.open.len(), self.view.blobs.len());
-        let none = FilesStatus { open_uploads, blobs, ..FilesStatus::default() };
+        let Counted { aborted, expired } = self.counted;
+        let none = FilesStatus { open_uploads, blobs, aborted, expired, ..FilesStatus::default() };
         let Some(chunks) = &self.chunks else { return none };
         let health = chunks.log.health();
         let mut wrong: Vec<String> = health.poisoned.into_iter().chain(health.full).collect();

@@ -301,7 +301,10 @@ impl Intake<'_> {
         let gate = self.core.next;
         if let Some(writing) = self.desk.files.writing(number) {
             match freed {
-                Ok(()) => writing.state = State::Aborting { gate },
+                Ok(()) => {
+                    writing.state = State::Aborting { gate };
+                    self.core.uploads.counted.aborted += 1;
+                }
                 Err(code) => writing.fail(code, gate),
             }
         }

@@ -1,4 +1,5 @@
-//! The commands as people type them, with the real binaries: what they print, how they end, and the README's tour.
+//! The commands as people type them, with the real binaries: what they print, how they end, the README's tour, and the
+//! commands of docs/patterns.md.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod bench;
@@ -8,6 +9,7 @@ mod e2e;
 mod groups;
 mod letters;
 mod named;
+mod patterns;
 mod spile;
 mod state;
 mod status;

@@ -473,15 +473,26 @@ async fn another_worker_takes_a_definition_once_however_often_it_is_told() {
     assert!(matches!(told.last(), Some(Told::Fault { code: Code::NOT_FOUND, .. })), "{told:?}");
 }
 
-/// `SPILE_FULL=1`: a million events of 100,000 keys.
+/// What this process has in memory, whoever asked for it.
+fn resident() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+    line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() << 10
+}
+
+/// `SPILE_FULL=1`: a million events of 100,000 keys. By itself then, since it is the whole process that is measured.
 #[tokio::test]
 async fn what_waits_takes_memory_by_the_key_and_not_by_the_event() {
+    /// Of a key that waits, by the server's own count.
     const BYTES_OF_KEY: u64 = 512;
+    /// Of a key in all: its stream, its producer's number, the log's index, what waits, and the test's own table.
+    const RESIDENT_OF_KEY: u64 = 1280;
     let full = std::env::var("SPILE_FULL").is_ok();
     let (keys, each) = if full { (100_000, 10) } else { (1000, 10) };
     let folder = tempfile::tempdir().unwrap();
     let worker = open(folder.path());
     create(&worker, json!({ "filter": "t" })).await;
+    let before = resident();
     let mut client = Client::new(&worker, "p", 1);
     let payloads = vec![&b"x"[..]; usize::try_from(each).unwrap()];
     for key in 0..keys {
@@ -496,6 +507,7 @@ async fn what_waits_takes_memory_by_the_key_and_not_by_the_event() {
             client.acked(0, each).await;
         }
     }
+    let published = resident();
     // The first event of each key fails, and waits for an hour.
     let mut member = Member::join(&worker, "m", 4000, 1);
     for _ in 0..keys {
@@ -511,6 +523,18 @@ async fn what_waits_takes_memory_by_the_key_and_not_by_the_event() {
     assert_eq!(counts(&shown, ["waiting", "keys", "in_flight"]), [keys * each, keys, 0], "{shown}");
     let [bytes] = counts(&shown, ["keys_bytes"]);
     assert!(bytes < keys * BYTES_OF_KEY, "{bytes} bytes for {keys} keys");
+    let waiting = resident();
+    println!(
+        "result: {keys} keys, {} events: {bytes} bytes by its own count; resident {} KiB before, {} KiB published, {} KiB waiting",
+        keys * each,
+        before >> 10,
+        published >> 10,
+        waiting >> 10
+    );
+    if full {
+        let more = waiting.saturating_sub(before);
+        assert!(more < keys * RESIDENT_OF_KEY, "{more} bytes more in memory for {keys} keys");
+    }
     // The floor went on without them: a start reads nothing of it again.
     assert_ne!(shown["settled_upto"], json!(["w:1"]), "{shown}");
 }

@@ -134,8 +134,10 @@ limits! {
     CREDIT_CHUNK_BYTES: u32 = 1 << 20;
     /// Events in flight a link starts with, over all sessions.
     CREDIT_LINK_EVENTS: u32 = 1 << 17;
-    /// Bytes of payload in flight a link starts with, over all sessions; chunks count too.
+    /// Bytes of events' payload in flight a link starts with, over all sessions.
     CREDIT_LINK_BYTES: u32 = 1 << 26;
+    /// Bytes of chunks in flight on a link whose worker does not say, over all sessions.
+    CREDIT_LINK_CHUNK_BYTES: u32 = 8 << 20;
     /// Longest keep-alive a peer may ask for: a day. Zero means none.
     KEEP_ALIVE_MAX_S: u32 = 86_400;
     /// A client's keep-alive when HELLO does not say.

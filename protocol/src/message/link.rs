@@ -228,11 +228,13 @@ fields! {
         oldest: u16 = 1,
         /// From the worker: events that may be sent and unacked on the link, over all sessions.
         credit_events: u32 = limits::CREDIT_LINK_EVENTS,
-        /// From the worker: bytes of payload that may be sent and unacked on the link.
+        /// From the worker: bytes of events' payload that may be sent and unacked on the link.
         credit_bytes: u32 = limits::CREDIT_LINK_BYTES,
         /// After how many silent seconds the sender will ping, and wants to be pinged; 0 for never.
         keep_alive_s: u32 = limits::LINK_KEEP_ALIVE_S,
         /// What the sender is, for logs.
         software: &'a str [limits::SOFTWARE_BYTES] = "",
+        /// From the worker: bytes of chunks that may be sent and not stored yet on the link, over all sessions.
+        chunk_bytes: u32 = limits::CREDIT_LINK_CHUNK_BYTES,
     }
 }

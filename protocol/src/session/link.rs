@@ -5,13 +5,14 @@
 //! ```
 //!
 //! [`Edge`] and [`Worker`] greet, number the sessions, wrap and unwrap what sessions and workers say, and keep the link
-//! alive. What they have in common is `Link`. What a session may say is checked by [`super::edge`]; who may connect is
+//! alive; the edge's end counts the chunks that are under way. What they have in common is `Link`. What a session may say is checked by [`super::edge`]; who may connect is
 //! TLS's. The invariants: a session's number means one session until both sides have said DETACH; an envelope for a
 //! session that is not attached goes nowhere; a link whose sides disagree about slots carries nothing.
 
 use alloc::vec::Vec;
 use core::time::Duration;
 
+mod chunks;
 mod config;
 mod edge;
 mod worker;
@@ -285,6 +286,7 @@ impl Link {
         }
         if self.peer == Sender::Server {
             self.config.credit = Amount { events: peer.credit_events, bytes: peer.credit_bytes };
+            self.config.chunk_bytes = peer.chunk_bytes;
         } else {
             self.due.hello = true;
         }
@@ -410,6 +412,7 @@ impl Link {
             credit_bytes: self.config.credit.bytes,
             keep_alive_s: self.config.keep_alive_s,
             software: &self.config.software,
+            chunk_bytes: self.config.chunk_bytes,
         }
     }
 
@@ -524,16 +527,6 @@ macro_rules! common {
             #[must_use]
             pub fn is_leaving(&self, session: crate::id::LinkSessionId) -> bool {
                 self.link.place(session) == super::Place::Detaching
-            }
-
-            /// Ends a session from this side. Its number is free when the other side has said so too.
-            pub fn detach(
-                &mut self,
-                session: crate::id::LinkSessionId,
-                code: crate::code::Code,
-                out: &mut impl crate::session::Transmit,
-            ) -> Result<(), super::Refusal> {
-                self.link.detach(session, code, out)
             }
 
             /// Answers a `Detached`: the session's number is free.

@@ -673,6 +673,7 @@ impl<'a> Draw<'a> {
             credit_bytes: self.u32(),
             keep_alive_s: self.u32(),
             software: self.text(limits::SOFTWARE_BYTES),
+            chunk_bytes: self.u32(),
         }
     }
 }

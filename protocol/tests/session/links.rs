@@ -7,7 +7,10 @@ use spile_protocol::{
     crc,
     id::{LaneId, LinkSessionId, Number, Role, RouteId, Run},
     limits,
-    message::{Ack, Attach, Durability, Event, Extras, List, Message, Registry, Void},
+    message::{
+        Abort, Ack, Attach, Chunk, Durability, Event, Extras, Fault, List, Message, Open, Opened,
+        Registry, Scope, Void,
+    },
     session::{
         Amount,
         link::{Config, Edge, EdgeInput, Refusal, Worker, WorkerInput},
@@ -231,6 +234,114 @@ fn the_links_credit_bounds_all_sessions_and_lets_one_always_go() {
     assert!(!pair.edge.has_room());
     pair.edge.account(Amount { events: 4, bytes: 1 }, Amount::default());
     assert!(pair.edge.has_room(), "with nothing in flight one frame may always go");
+}
+
+/// An upload's chunk over the link, of so many bytes from an offset on.
+fn chunk(pair: &mut Pair, session: LinkSessionId, at: u64, bytes: usize) -> Result<(), Refusal> {
+    let payload = vec![7; bytes];
+    let chunk = Message::Chunk(Chunk { upload: 3, offset: at, payload: &payload });
+    let crc = crc::of(&payload);
+    pair.edge.send(session, Number(0), Millis(0), &chunk, crc, &mut pair.up)
+}
+
+fn open_upload(pair: &mut Pair, session: LinkSessionId) {
+    let (key, name, content_type, meta) = (None, "", "", List::default());
+    let open = Open { upload: 3, id: [1; 16], size: 1 << 20, key, name, content_type, meta };
+    pair.edge.send(session, Number(0), Millis(0), &Message::Open(open), 0, &mut pair.up).unwrap();
+    pair.up();
+}
+
+fn answer(pair: &mut Pair, session: LinkSessionId, message: &Message<'_>) {
+    pair.worker.send(session, message, 0, &mut pair.down).unwrap();
+    pair.down();
+}
+
+fn stored(stored_offset: u64, blob: &str) -> Message<'_> {
+    Message::Opened(Opened { upload: 3, stored_offset, epoch: 1, blob, revision: 0 })
+}
+
+#[test]
+fn chunks_have_a_credit_of_their_own_that_the_worker_says_and_its_answers_free() {
+    let mut pair = Pair::new([255; 32], [255; 32]);
+    // Before the greeting it is said there.
+    pair.worker.set_chunk_credit(100, &mut pair.down).unwrap();
+    pair.up();
+    pair.down();
+    let (one, two) = (pair.attach().unwrap(), pair.attach().unwrap());
+    pair.up();
+    for session in [one, two] {
+        open_upload(&mut pair, session);
+    }
+    assert_eq!(chunk(&mut pair, one, 0, 60), Ok(()));
+    assert_eq!(chunk(&mut pair, two, 0, 41), Err(Refusal::NoCredit));
+    assert_eq!(chunk(&mut pair, two, 0, 40), Ok(()));
+    assert_eq!(chunk(&mut pair, one, 60, 1), Err(Refusal::NoCredit), "another's counts too");
+    let event =
+        Message::Event(Event { route: RouteId(0), extras: Extras::default(), payload: b"x" });
+    let said = pair.edge.send(one, Number(1), Millis(1), &event, 0, &mut pair.up);
+    assert_eq!((said, pair.edge.has_room()), (Ok(()), true), "events pass");
+    answer(&mut pair, one, &stored(50, ""));
+    answer(&mut pair, one, &stored(50, ""));
+    assert_eq!(chunk(&mut pair, two, 40, 51), Err(Refusal::NoCredit));
+    assert_eq!(chunk(&mut pair, two, 40, 50), Ok(()));
+    pair.worker.set_chunk_credit(150, &mut pair.down).unwrap();
+    pair.down();
+    assert_eq!(chunk(&mut pair, one, 60, 51), Err(Refusal::NoCredit));
+    assert_eq!(chunk(&mut pair, one, 60, 50), Ok(()));
+}
+
+type End<'e> = &'e dyn Fn(&mut Pair, LinkSessionId);
+
+#[test]
+fn whatever_becomes_of_an_upload_its_chunks_leave_the_links_credit() {
+    let scope = Scope::Upload { upload: 3, expected: 0 };
+    let (code, detail) = (Code::BUSY, "");
+    let fault = Message::Fault(Fault { code, scope, retry: true, retry_after_ms: 0, detail });
+    let ends: [(&str, End<'_>); 6] = [
+        ("sealed", &|pair, session| answer(pair, session, &stored(100, "00-1"))),
+        ("failed", &|pair, session| answer(pair, session, &fault)),
+        ("aborted", &|pair, session| answer(pair, session, &Message::Abort(Abort { upload: 3 }))),
+        ("opened again", &|pair, session| {
+            open_upload(pair, session);
+            answer(pair, session, &stored(100, ""));
+        }),
+        ("detached", &|pair, session| {
+            pair.edge.detach(session, Code(0), &mut pair.up).unwrap();
+        }),
+        ("let go", &|pair, session| {
+            pair.worker.detach(session, Code::REPLACED, &mut pair.down).unwrap();
+            pair.down();
+        }),
+    ];
+    for (what, end) in ends {
+        let mut pair = Pair::open();
+        pair.worker.set_chunk_credit(100, &mut pair.down).unwrap();
+        pair.down();
+        let (one, two) = (pair.attach().unwrap(), pair.attach().unwrap());
+        pair.up();
+        open_upload(&mut pair, one);
+        open_upload(&mut pair, two);
+        assert_eq!(chunk(&mut pair, one, 0, 99), Ok(()));
+        assert_eq!(chunk(&mut pair, two, 0, 2), Err(Refusal::NoCredit));
+        end(&mut pair, one);
+        assert_eq!(chunk(&mut pair, two, 0, 2), Ok(()), "{what}");
+        assert_eq!(chunk(&mut pair, two, 2, 99), Err(Refusal::NoCredit), "{what}: once");
+        assert_eq!(chunk(&mut pair, two, 2, 98), Ok(()), "{what}: all of it");
+    }
+}
+
+#[test]
+fn a_chunk_larger_than_the_links_credit_goes_alone() {
+    let mut pair = Pair::open();
+    pair.worker.set_chunk_credit(0, &mut pair.down).unwrap();
+    pair.down();
+    let session = pair.attach().unwrap();
+    pair.up();
+    open_upload(&mut pair, session);
+    assert_eq!(chunk(&mut pair, session, 0, 10), Ok(()));
+    assert_eq!(chunk(&mut pair, session, 10, 1), Err(Refusal::NoCredit));
+    answer(&mut pair, session, &stored(10, ""));
+    assert_eq!(chunk(&mut pair, session, 10, 1), Ok(()));
 }
 
 #[test]

@@ -465,6 +465,7 @@ pub(crate) fn links(set: &mut Set) {
         credit_bytes: 1 << 24,
         keep_alive_s: 5,
         software: "spiled/0.1.0",
+        chunk_bytes: 1 << 25,
     };
     set.message("link-hello", "full", C, &Message::LinkHello(hello));
     let attach = Attach {

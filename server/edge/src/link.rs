@@ -1,11 +1,13 @@
 //! The edge's side of a link: many sessions on one connection to one worker.
 //!
 //! Sessions put envelopes into one buffer, each turn of a session as one piece, in the order they come; one task a worker
-//! writes it, reads what the worker says, and lays it into the sessions' inboxes. Not here: what may be said (the machine
+//! writes it, reads what the worker says, and lays it into the sessions' inboxes. Chunks wait apart ([`bulk`]) and go out
+//! behind what is in the buffer, as far as there is credit. Not here: what may be said (the machine
 //! in `spile_protocol::session::link`) and the task's loop (`driver`). Invariants: what waits here is bounded by the
 //! link's credit one way and by windows the other; when the link is gone every port of it is dead, and a port never
 //! outlives its link to speak on the next one.
 
+mod bulk;
 mod driver;
 mod port;
 
@@ -20,6 +22,7 @@ use spile_protocol::{
 };
 use tokio::sync::watch;
 
+use self::bulk::Bulk;
 pub use self::driver::{Connector, run};
 use self::port::{Inbox, LinkPort};
 use crate::cache::Cache;
@@ -72,8 +75,10 @@ struct Shared {
     inboxes: Vec<Option<Arc<Inbox>>>,
     /// The link's task, when it waits.
     driver: Option<Waker>,
-    /// Sessions that wait for room on the link.
+    /// Sessions that wait for room for events on the link.
     blocked: Vec<Waker>,
+    /// What sessions say of uploads and waits for credit.
+    bulk: Bulk,
 }
 
 impl Link {
@@ -198,10 +203,17 @@ impl Shared {
         if let Some(place) = self.inboxes.get_mut(at) {
             *place = inbox;
         }
+        // Nothing is left of who had the number before.
+        self.bulk.forget(session);
     }
 
     fn inbox(&self, session: LinkSessionId) -> Option<&Arc<Inbox>> {
         self.inboxes.get(usize::try_from(session.0).ok()?)?.as_ref()
+    }
+
+    /// Is there room for more events?
+    fn has_room(&self) -> bool {
+        self.machine.as_ref().is_none_or(Machine::has_room)
     }
 
     fn wake_driver(&mut self) {
@@ -211,7 +223,7 @@ impl Shared {
     }
 
     fn wake_blocked(&mut self) {
-        if self.machine.as_ref().is_none_or(Machine::has_room) {
+        if self.has_room() {
             self.blocked.drain(..).for_each(Waker::wake);
         }
     }
@@ -220,7 +232,7 @@ impl Shared {
     fn lose(&mut self) {
         self.machine = None;
         self.generation += 1;
-        self.out = Vec::new();
+        (self.out, self.bulk) = (Vec::new(), Bulk::default());
         for inbox in std::mem::take(&mut self.inboxes).into_iter().flatten() {
             inbox.close();
         }
@@ -235,7 +247,13 @@ impl Shared {
             // One that the worker has ended already needs no more; a buffer that grows has room.
             Some(
                 Ok(())
-                | Err(Refusal::NotAttached | Refusal::NotOpen | Refusal::Full | Refusal::TooMany),
+                | Err(
+                    Refusal::NotAttached
+                    | Refusal::NotOpen
+                    | Refusal::Full
+                    | Refusal::TooMany
+                    | Refusal::NoCredit,
+                ),
             )
             | None => {}
         }

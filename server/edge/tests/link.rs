@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use spile_edge::cache::{Cache, Name};
 use spile_edge::clock::Clock;
+use spile_edge::limits::LINK_BULK;
 use spile_edge::link::{Condition, Connector, Link, Registered, run};
 use spile_edge::metrics::Metrics;
 use spile_edge::registry::{Copy, Registry as _};
@@ -19,7 +20,8 @@ use spile_protocol::{
     crc,
     id::{LaneId, LinkSessionId, Mark, Number, Role, RouteId, Run},
     message::{
-        Attach, Changed, Entry, Event, Extras, Lane, LaneAnswer, List, Message, Registry, Void,
+        Attach, Changed, Chunk, Entry, Event, Extras, Lane, LaneAnswer, List, Message, Open,
+        Opened, Registry, Seal, Void,
     },
     session::{
         Amount,
@@ -33,6 +35,9 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 const SLOTS: [u8; 32] = [0xff; 32];
+/// Two chunks.
+const CHUNK_CREDIT: u32 = 2 * CHUNK;
+const CHUNK: u32 = 256 * 1024;
 
 /// The worker's end of one connection.
 struct Far {
@@ -46,7 +51,8 @@ struct Far {
 impl Far {
     fn new(stream: DuplexStream, name: &str, slots: [u8; 32], credit: Amount) -> Self {
         let clock = Clock::start();
-        let config = Config { credit, ..Config::new(Arc::from(name), slots) };
+        let chunk_bytes = CHUNK_CREDIT;
+        let config = Config { credit, chunk_bytes, ..Config::new(Arc::from(name), slots) };
         let machine = Worker::new(clock.now(), clock.wall(), config);
         Self { stream, machine, got: Vec::new(), out: Vec::new(), clock }
     }
@@ -334,6 +340,125 @@ async fn the_links_credit_holds_all_sessions_back_and_lets_them_go_on() {
         tokio::task::yield_now().await;
         one.in_flight(Amount { events: 1, bytes: 4 });
     });
+}
+
+fn open(upload: u32) -> Message<'static> {
+    let (key, name, content_type, meta) = (None, "", "", List::default());
+    Message::Open(Open { upload, id: [1; 16], size: 1 << 30, key, name, content_type, meta })
+}
+
+fn chunk(payload: &[u8], number: u64) -> Message<'_> {
+    Message::Chunk(Chunk { upload: 1, offset: number * u64::from(CHUNK), payload })
+}
+
+fn stored(chunks: u64) -> Message<'static> {
+    let stored_offset = chunks * u64::from(CHUNK);
+    Message::Opened(Opened { upload: 1, stored_offset, epoch: 1, blob: "", revision: 0 })
+}
+
+fn seal() -> Message<'static> {
+    Message::Seal(Seal { upload: 1, size: 0, blake3: [0; 32] })
+}
+
+#[tokio::test]
+async fn chunks_wait_for_the_links_credit_in_turns_and_all_else_passes_them() {
+    let mut setup = setup();
+    let mut far = setup.accept().await;
+    let (mut one, mut two) = (setup.attach().unwrap(), setup.attach().unwrap());
+    let payload = vec![7; usize::try_from(CHUNK).unwrap()];
+    let of_one = [open(1), chunk(&payload, 0), chunk(&payload, 1), seal(), open(2)];
+    one.take(Millis(5), &mut of_one.into_iter().map(|message| input(message, 0)));
+    let of_two = [open(1), chunk(&payload, 0), chunk(&payload, 1)];
+    two.take(Millis(5), &mut of_two.into_iter().map(|message| input(message, 0)));
+    one.take(Millis(5), &mut [input(event(), 1)].into_iter());
+    let mut got = Vec::new();
+    while got.len() < 7 {
+        got.push(far.next().await);
+    }
+    let whole = format!("0 {CHUNK} bytes");
+    let [of_one, of_two] = ["0", "1"].map(|of| format!("{of}: {whole}"));
+    let small = ["attached 0 d1", "attached 1 d1", "0: 0 0 bytes", "1: 0 0 bytes", "0: 1 4 bytes"];
+    assert_eq!(got[..5], small, "what is no chunk comes first");
+    assert_eq!(got[5..], [&*of_one, &*of_two], "one chunk each");
+    // There is credit for no more, and nothing else holds anybody back.
+    two.take(Millis(5), &mut [input(event(), 1)].into_iter());
+    assert_eq!(far.next().await, "1: 1 4 bytes");
+    assert!(one.has_room() && two.has_room());
+    far.say(1, &stored(1)).await;
+    assert_eq!(far.next().await, of_one);
+    // What is behind a chunk in its session comes behind it.
+    assert_eq!([far.next().await, far.next().await], ["0: 0 0 bytes", "0: 0 0 bytes"]);
+    // A session that is gone gives back what it had, and takes with it what waited.
+    drop(one);
+    assert_eq!(far.next().await, "detached 0");
+    assert_eq!(far.next().await, of_two);
+}
+
+#[tokio::test]
+async fn a_session_reads_no_more_while_too_many_chunks_wait_and_its_own_do() {
+    let mut setup = setup();
+    let mut far = setup.accept().await;
+    let (mut one, mut two) = (setup.attach().unwrap(), setup.attach().unwrap());
+    let mut three = setup.attach().unwrap();
+    let payload = vec![7; usize::try_from(CHUNK).unwrap()];
+    for port in [&mut one, &mut two] {
+        port.take(Millis(5), &mut [input(open(1), 0)].into_iter());
+    }
+    two.take(Millis(5), &mut [input(chunk(&payload, 0), 0)].into_iter());
+    let mut taken = 0;
+    while one.has_room() {
+        one.take(Millis(5), &mut [input(chunk(&payload, taken), 0)].into_iter());
+        taken += 1;
+    }
+    assert_eq!(taken, u64::try_from(LINK_BULK).unwrap() / u64::from(CHUNK) - 1);
+    assert!(!two.has_room(), "its own waits too");
+    three.take(Millis(5), &mut [input(event(), 1)].into_iter());
+    assert!(three.has_room(), "it has none that waits");
+    for small in ["attached 0 d1", "attached 1 d1", "attached 2 d1", "0: 0 0 bytes", "1: 0 0 bytes"]
+    {
+        assert_eq!(far.next().await, small);
+    }
+    assert_eq!(far.next().await, "2: 1 4 bytes");
+    let waits = poll_fn(|cx| match two.poll_ready(cx) {
+        Poll::Pending if two.has_room() => Poll::Ready(()),
+        Poll::Pending => Poll::Pending,
+        Poll::Ready(_) => panic!("nothing was said"),
+    });
+    // Its only one goes out in the second turn: it is woken.
+    let ((), ()) = tokio::join!(waits, async {
+        assert_eq!(far.next().await, format!("1: 0 {CHUNK} bytes"));
+    });
+    for chunks in 1..taken {
+        assert_eq!(far.next().await, format!("0: 0 {CHUNK} bytes"));
+        far.say(0, &stored(chunks)).await;
+    }
+    assert_eq!(far.next().await, format!("0: 0 {CHUNK} bytes"));
+    assert!(one.has_room());
+}
+
+#[tokio::test(start_paused = true)]
+async fn chunks_that_waited_for_a_link_that_is_gone_are_gone_and_the_next_begins_afresh() {
+    let mut setup = setup();
+    let far = setup.accept().await;
+    let mut port = setup.attach().unwrap();
+    let payload = vec![7; usize::try_from(CHUNK).unwrap()];
+    port.take(Millis(5), &mut [input(open(1), 0)].into_iter());
+    let mut number = 0;
+    while port.has_room() {
+        port.take(Millis(5), &mut [input(chunk(&payload, number), 0)].into_iter());
+        number += 1;
+    }
+    drop(far);
+    assert_eq!(hear(&mut port).await, "away");
+    assert!(port.has_room());
+    let mut far = setup.accept().await;
+    let mut port = setup.attach().unwrap();
+    let again = [open(1), chunk(&payload, 0), chunk(&payload, 1)];
+    port.take(Millis(5), &mut again.into_iter().map(|message| input(message, 0)));
+    assert_eq!(far.next().await, "attached 0 d1");
+    assert_eq!(far.next().await, "0: 0 0 bytes");
+    assert_eq!(far.next().await, format!("0: 0 {CHUNK} bytes"));
+    assert_eq!(far.next().await, format!("0: 0 {CHUNK} bytes"), "all of the credit is there");
 }
 
 #[tokio::test]

@@ -14,6 +14,8 @@ pub struct Config {
     pub slots: [u8; 32],
     /// From a worker: what may be sent and unacked on the link, over all sessions.
     pub credit: Amount,
+    /// From a worker: bytes of chunks that may be sent and not stored yet, over all sessions.
+    pub chunk_bytes: u32,
     /// After how many silent seconds the other side is asked; 0 for never.
     pub keep_alive_s: u32,
     /// How long the greeting may take.
@@ -32,6 +34,7 @@ impl Config {
             name,
             slots,
             credit: Amount { events: limits::CREDIT_LINK_EVENTS, bytes: limits::CREDIT_LINK_BYTES },
+            chunk_bytes: limits::CREDIT_LINK_CHUNK_BYTES,
             keep_alive_s: limits::LINK_KEEP_ALIVE_S,
             greeting: Duration::from_secs(10),
             software: Arc::from(""),
@@ -65,6 +68,9 @@ pub enum Refusal {
     /// The session is not attached.
     #[error("the session is not attached to this link")]
     NotAttached,
+    /// As many bytes of chunks are under way as the worker takes.
+    #[error("the link has no credit for the chunk now")]
+    NoCredit,
     /// The buffer has no room.
     #[error("there is no room for it now")]
     Full,

@@ -1,6 +1,6 @@
 //! An edge's end of a link.
 
-use super::{Came, Config, Link, Peer, Place, Refusal, common};
+use super::{Came, Config, Link, Peer, Place, Refusal, chunks::Chunks, common};
 use crate::{
     code::Code,
     id::{LinkSessionId, Number},
@@ -51,8 +51,9 @@ pub struct Edge {
     pub(super) link: Link,
     /// Where to look for a free number.
     free: u32,
-    /// What is in flight on the link, over all sessions.
+    /// What is in flight of events on the link, over all sessions.
     flight: Amount,
+    chunks: Chunks,
 }
 
 common!(Edge);
@@ -65,6 +66,7 @@ impl Edge {
             link: Link::new(now, wall, config, Sender::Server),
             free: 0,
             flight: Amount::default(),
+            chunks: Chunks::default(),
         }
     }
 
@@ -81,11 +83,16 @@ impl Edge {
             };
             match came {
                 Came::Nothing => {}
-                Came::Hello(peer) => return Some(EdgeInput::Ready(peer)),
+                Came::Hello(peer) => {
+                    self.chunks.limit(self.link.config.chunk_bytes);
+                    return Some(EdgeInput::Ready(peer));
+                }
                 Came::Inner { session, message, .. } => {
+                    self.chunks.heard(session, &message);
                     return Some(EdgeInput::Message { session, message, payload_crc });
                 }
                 Came::Detached(session, code) => {
+                    self.chunks.end_session(session);
                     return Some(EdgeInput::Detached { session, code });
                 }
                 Came::Leaving(code) if self.link.closed().is_some() => {
@@ -100,6 +107,9 @@ impl Edge {
                 }
                 Came::Bare(Message::Credit(credit)) if credit.subscription.is_none() => {
                     self.link.config.credit = Amount { events: credit.events, bytes: credit.bytes };
+                    if let Some(bytes) = credit.chunk_bytes {
+                        self.chunks.limit(bytes);
+                    }
                 }
                 Came::Bare(_) => {
                     return Some(EdgeInput::Closed(
@@ -129,7 +139,8 @@ impl Edge {
         Ok(session)
     }
 
-    /// Passes on what a session's client says. `number` and `time` are of EVENT and BATCH, else 0.
+    /// Passes on what a session's client says. `number` and `time` are of EVENT and BATCH, else 0. A chunk without credit is
+    /// refused: say it again when some has come back (spec §10.6.2).
     pub fn send(
         &mut self,
         session: LinkSessionId,
@@ -139,7 +150,24 @@ impl Edge {
         payload_crc: u32,
         out: &mut impl Transmit,
     ) -> Result<(), Refusal> {
-        self.link.envelope(session, number, time, message, payload_crc, out)
+        if !self.chunks.takes(session, message) {
+            return Err(Refusal::NoCredit);
+        }
+        self.link.envelope(session, number, time, message, payload_crc, out)?;
+        self.chunks.sent(session, message);
+        Ok(())
+    }
+
+    /// Ends a session from this side. Its number is free when the other side has said so too.
+    pub fn detach(
+        &mut self,
+        session: LinkSessionId,
+        code: Code,
+        out: &mut impl Transmit,
+    ) -> Result<(), Refusal> {
+        self.link.detach(session, code, out)?;
+        self.chunks.end_session(session);
+        Ok(())
     }
 
     /// Numbers that are refused for good; `void.session` must be attached.

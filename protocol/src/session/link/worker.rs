@@ -4,7 +4,7 @@ use super::{Came, Config, Link, Peer, Place, Refusal, common};
 use crate::{
     code::Code,
     id::{LinkSessionId, Number},
-    message::{Attach, Changed, Credit, Message, Registry, Sender, Void},
+    message::{Attach, Changed, Credit, Full, Message, Registry, Sender, Void},
     session::{Amount, Transmit},
     time::{Instant, Millis},
 };
@@ -152,7 +152,17 @@ impl Worker {
         self.link.say_bare(&Message::Changed(*changed), out)
     }
 
-    /// Another credit for the whole link.
+    /// Ends a session from this side. Its number is free when the other side has said so too.
+    pub fn detach(
+        &mut self,
+        session: LinkSessionId,
+        code: Code,
+        out: &mut impl Transmit,
+    ) -> Result<(), Refusal> {
+        self.link.detach(session, code, out)
+    }
+
+    /// Another credit for events, for the whole link.
     pub fn set_credit(&mut self, credit: Amount, out: &mut impl Transmit) -> Result<(), Refusal> {
         let Amount { events, bytes } = credit;
         let message =
@@ -160,5 +170,20 @@ impl Worker {
         self.link.say_bare(&message, out)?;
         self.link.config.credit = credit;
         Ok(())
+    }
+    /// Another credit for chunks, for the whole link; before the greeting is over LINK_HELLO says it.
+    pub fn set_chunk_credit(&mut self, bytes: u32, out: &mut impl Transmit) -> Result<(), Full> {
+        self.link.config.chunk_bytes = bytes;
+        let Amount { events, bytes: of_events } = self.link.config.credit;
+        let chunk_bytes = Some(bytes);
+        let credit = Credit { subscription: None, events, bytes: of_events, chunk_bytes };
+        match self.link.say_bare(&Message::Credit(credit), out) {
+            Err(Refusal::Full) => Err(Full),
+            // A link that is not open yet says it in its greeting, one that is over says nothing.
+            Ok(())
+            | Err(Refusal::NotOpen | Refusal::TooMany | Refusal::NotAttached | Refusal::NoCredit) => {
+                Ok(())
+            }
+        }
     }
 }

@@ -176,9 +176,11 @@ impl<'l, S: Stream> Driver<'l, S> {
         let mut written = 0;
         outlet.write(stream, cx, &mut written, |_, turn| {
             let mut shared = link.wire.lock();
-            let Shared { machine, out, .. } = &mut *shared;
+            let Shared { machine, out, bulk, .. } = &mut *shared;
             if let Some(machine) = machine {
                 machine.poll_transmit(turn);
+                // spec §6.4: bulk goes last, and little at once.
+                bulk.say(machine, out);
                 turn.take_all(out);
             }
         })

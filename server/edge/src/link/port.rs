@@ -100,8 +100,12 @@ impl Port for LinkPort {
         if !self.is_attached(&shared) {
             return;
         }
-        let super::Shared { machine: Some(machine), out, .. } = &mut *shared else { return };
-        for Input { message, number, payload_crc, block: _ } in inputs {
+        let super::Shared { machine: Some(machine), out, bulk, .. } = &mut *shared else { return };
+        for input in inputs {
+            if bulk.keep(self.session, &input) {
+                continue;
+            }
+            let Input { message, number, payload_crc, .. } = input;
             let time = if number == Number(0) { Millis(0) } else { now };
             let sent = if let Message::Void(void) = message {
                 machine.void(&Void { session: self.session, ..void }, out)
@@ -154,7 +158,7 @@ impl Port for LinkPort {
     fn has_room(&self) -> bool {
         let shared = self.wire.lock();
         let dead = shared.generation != self.generation;
-        dead || shared.machine.as_ref().is_none_or(spile_protocol::session::link::Edge::has_room)
+        dead || (shared.has_room() && shared.bulk.has_room(self.session))
     }
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Ready> {
@@ -165,7 +169,12 @@ impl Port for LinkPort {
             return Poll::Ready(Ready::Some);
         }
         if !self.has_room() {
-            self.wire.lock().blocked.push(cx.waker().clone());
+            let mut shared = self.wire.lock();
+            if shared.has_room() {
+                shared.bulk.wake_then(self.session, cx.waker());
+            } else {
+                shared.blocked.push(cx.waker().clone());
+            }
         }
         let mut waiting = self.inbox.lock();
         if waiting.closed {

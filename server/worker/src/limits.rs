@@ -157,8 +157,8 @@ pub const DOWNLOADS: usize = 16;
 pub const LISTINGS: usize = 16;
 /// Bytes of a blob in one VALUE, at most; less where the client's frames are shorter.
 pub const BLOB_VALUE_BYTES: usize = 256 * 1024;
-/// Bytes of chunks that may wait for the disk before uploading sessions, and links, are asked to stop reading. Keep it at
-/// half of the chunk log's queue.
+/// Bytes of chunks that may wait for the disk: what links have of them under way together, each its part, and from where on
+/// a session in this process that uploads is asked to stop reading. Keep it at half of the chunk log's queue.
 pub const WAITING_CHUNK_BYTES: usize = 32 << 20;
 /// A checkpoint is written after so many bytes of chunks, which bounds what a start reads of them.
 pub const CHUNK_CHECKPOINT_BYTES: usize = 1 << 30;

@@ -1,15 +1,16 @@
 //! A link from an edge: its bytes in, its sessions driven, their answers out. One task a link; TLS is around it.
 //!
 //! What a link says and in which order is the machine's ([`spile_protocol::session::link`]); who the edge is was found out by
-//! whoever accepted it, and stands in [`Edge`]. The invariants: nothing is read while the log has no room; a session that
-//! has something to say waits its turn behind the others.
+//! whoever accepted it, and stands in [`Edge`]. The invariants: nothing is read while the log has no room
+//! for events, and chunks that wait for the disk keep nobody from being read: a link's credit bounds them; a session that has
+//! something to say waits its turn behind the others.
 
 mod registered;
+pub(crate) mod share;
 
 use std::{io, sync::Arc, time::Duration};
 
 use bytes::{Buf as _, Bytes, BytesMut};
-use spile_log::Durable;
 use spile_protocol::{
     code::Code,
     frame::HEAD_BYTES,
@@ -20,10 +21,9 @@ use spile_protocol::{
     time::{Instant, Millis},
 };
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
-use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use self::registered::Defining;
+use self::{registered::Defining, share::Share};
 use crate::{
     changes::Changes,
     clock::Clock,
@@ -94,6 +94,8 @@ struct Link {
     follower: Option<Follower>,
     changes: Changes,
     defining: Defining,
+    /// Of what may be under way of chunks.
+    share: Share,
     clock: Clock,
     input: BytesMut,
     out: BytesMut,
@@ -115,6 +117,8 @@ impl Link {
         let clock = Clock::start();
         let mut config = LinkConfig::new(Arc::from(worker.name()), worker.slots());
         config.next = worker.durable().borrow().end.get();
+        let share = worker.shares.join();
+        config.chunk_bytes = share.bytes();
         Self {
             machine: Machine::new(clock.now(), Clock::wall(), config),
             changes: worker.follow_changes(),
@@ -124,6 +128,7 @@ impl Link {
             turns: Turns::default(),
             follower: None,
             defining: Defining::default(),
+            share,
             clock,
             input: BytesMut::new(),
             out: BytesMut::new(),
@@ -141,7 +146,6 @@ impl Link {
         stop: CancellationToken,
     ) -> io::Result<Code> {
         let mut durable = self.worker.durable();
-        let mut chunks = self.worker.durable_chunks();
         loop {
             self.tell_known();
             self.speak_behind_changes();
@@ -154,7 +158,7 @@ impl Link {
             let now = self.clock.now();
             let timeout = self.machine.poll_timeout().map(|at| self.clock.at(at));
             let give_up = timeout.into_iter().chain(self.draining).min();
-            let room = self.worker.has_room() && self.worker.has_room_for_chunks();
+            let room = self.worker.has_room();
             let reads =
                 room && self.out.len() < LINK_OUT_BYTES && self.machine.close_reason().is_none();
             tokio::select! {
@@ -172,9 +176,7 @@ impl Link {
                 moved = durable.changed(), if !room || self.defining.waits() => if moved.is_err() {
                     return Ok(Code::SHUTDOWN);
                 },
-                moved = changed(&mut chunks), if !room => if moved.is_err() {
-                    return Ok(Code::SHUTDOWN);
-                },
+                bytes = self.share.changed(), if self.out.len() < LINK_OUT_BYTES => self.tell_share(bytes),
                 () = stop.cancelled(), if self.draining.is_none() => self.drain(),
                 () = tokio::time::sleep_until(give_up.unwrap_or(self.clock.start)), if give_up.is_some() => {
                     self.machine.handle_timeout(self.clock.now());
@@ -382,6 +384,13 @@ impl Link {
         self.out.extend_from_slice(&said);
     }
 
+    /// spec §10.6.1: other links came or went.
+    fn tell_share(&mut self, bytes: u32) {
+        if self.machine.set_chunk_credit(bytes, &mut self.out).is_err() {
+            self.machine.close(Code::INTERNAL, "a growing buffer did not grow");
+        }
+    }
+
     /// Says what changed of the values the edge asked for. spec §10.8.1
     fn tell_changed(&mut self, marks: &[Mark]) {
         if marks.is_empty() {
@@ -403,16 +412,6 @@ impl Link {
         {
             tracing::debug!(%why, "that groups are known was not said");
         }
-    }
-}
-
-/// The chunk log moved; never where there is none.
-async fn changed(
-    chunks: &mut Option<watch::Receiver<Durable>>,
-) -> Result<(), watch::error::RecvError> {
-    match chunks {
-        Some(chunks) => chunks.changed().await,
-        None => std::future::pending().await,
     }
 }
 

@@ -29,6 +29,7 @@ use crate::{
         AHEAD_BYTES, GROUP_KEYS, RETENTION_EVERY_MS, SNAPSHOT_ROWS, UPLOAD_BYTES, UPLOAD_IDLE_MS,
         VALUES, WAITING_CHUNK_BYTES,
     },
+    links::share::Shares,
     log::{ChunkLog, EventLog},
     rebuild::{ApplyError, Rebuilt},
     registry::{self, Device, Follower},
@@ -174,6 +175,8 @@ pub struct Worker {
     waiting: Arc<AtomicUsize>,
     /// The same of the chunk log.
     waiting_chunks: Arc<AtomicUsize>,
+    /// How many links share what may wait of chunks.
+    pub(crate) shares: Shares,
     durable: watch::Receiver<Durable>,
     pub(crate) tide: Arc<Tide>,
     /// Uploads to be hashed from the log.
@@ -277,6 +280,7 @@ impl Worker {
             sessions,
             waiting,
             waiting_chunks,
+            shares: Shares::default(),
             ahead: Ahead::new(AHEAD_BYTES),
             durable,
             tide,
@@ -412,12 +416,6 @@ impl Worker {
     /// Forgets uploads that nobody went on with for as long as the configuration says before `now`: done by the same thread.
     pub fn expire_uploads(&self, now: Millis) {
         free::expire(&self.kept, now, self.config.upload_idle_ms);
-    }
-
-    /// How far the chunk log is on disk, where there is one.
-    #[must_use]
-    pub fn durable_chunks(&self) -> Option<watch::Receiver<Durable>> {
-        self.core().uploads.chunks.as_ref().map(|chunks| chunks.durable.clone())
     }
 
     /// What it says of itself.

@@ -69,6 +69,7 @@ pub const LINK_HELLO: LinkHello<'static> = LinkHello {
     credit_bytes: 10_000,
     keep_alive_s: 5,
     software: "",
+    chunk_bytes: 1 << 20,
 };
 
 pub const ATTACH: Attach<'static> = Attach {

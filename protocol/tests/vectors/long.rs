@@ -318,6 +318,7 @@ fn links(set: &mut Set) {
             credit_bytes: 1,
             keep_alive_s: 5,
             software,
+            chunk_bytes: 1,
         }))
     }
     each(

@@ -263,6 +263,8 @@ async fn the_status_tells_who_is_behind_to_its_own_tenant() {
     // Sent to the end, it is behind no more.
     let to = json!({ "name": "g", "to": "end" });
     assert_eq!(ask(&worker, "$group", "seek", to).await.0, Code(0));
+    let told = status().await;
+    assert_eq!(told["lag"], 0, "counted before: {told}");
     show(&worker).await;
     let told = status().await;
     assert_eq!((&told["lag"], &told["lags"]), (&json!(0), &json!([])), "{told}");

@@ -158,6 +158,7 @@ fn words(address: SocketAddr, config: &Arc<ClientConfig>) -> String {
         credit_bytes: 1,
         keep_alive_s: 0,
         software: "",
+        chunk_bytes: 1,
     };
     let mut raw = match Raw::connect(address, config) {
         Ok(raw) => raw,

@@ -178,6 +178,7 @@ fn link_hello() -> Message<'static> {
         credit_bytes: 1,
         keep_alive_s: 5,
         software: "",
+        chunk_bytes: 1,
     })
 }
 

@@ -1,7 +1,8 @@
 //! The hot paths of the wire: an event of 256 bytes, a chunk of 256 KiB, in and out.
 //!
 //! `cargo bench -p spile-benches --bench wire`. Behind criterion's figures come ratios to a bare `crc32fast` over the same
-//! payload, measured in the same run in turns, which is what counts on a machine that others use too.
+//! payload, measured in the same run in turns, which is what counts on a machine that others use too; then whether what
+//! must be reached is. docs/figures.md keeps what it said.
 
 use std::{
     hint::black_box,
@@ -161,6 +162,34 @@ fn cases() -> Vec<Case> {
     cases
 }
 
+/// What a case must reach.
+#[derive(Clone, Copy)]
+enum Must {
+    /// At most so many nanoseconds.
+    Nanoseconds(f64),
+    /// At least so many bytes of payload a nanosecond.
+    Gigabytes(f64),
+}
+
+const MUSTS: [(&str, Must); 4] = [
+    ("encode event", Must::Nanoseconds(80.0)),
+    ("decode event", Must::Nanoseconds(80.0)),
+    ("encode chunk, vectored", Must::Gigabytes(15.0)),
+    ("decode chunk", Must::Gigabytes(15.0)),
+];
+
+impl Must {
+    fn line(self, name: &str, ns: f64, rate: f64) -> String {
+        let (reached, text) = match self {
+            Self::Nanoseconds(most) => (ns <= most, format!("{ns:.1} ns, must {most} at most")),
+            Self::Gigabytes(least) => {
+                (rate >= least, format!("{rate:.1} GB/s, must {least} at least"))
+            }
+        };
+        format!("{name}: {text}: {}", if reached { "reached" } else { "MISSED" })
+    }
+}
+
 #[expect(clippy::disallowed_methods, reason = "a benchmark measures by the clock")]
 fn timed(rounds: u32, run: &mut dyn FnMut()) -> Duration {
     let begin = Instant::now();
@@ -179,6 +208,7 @@ fn ratios() {
     }
     let bare = |bytes: usize| best.get(usize::from(bytes > EVENT)).copied().unwrap_or_default();
     println!("{:<28} {:>10} {:>8} {:>12}", "what", "ns", "GB/s", "x bare crc");
+    let mut musts = Vec::new();
     for ((name, bytes, _), best) in cases.iter().zip(&best) {
         let ns = best.as_secs_f64() * 1e9;
         let rate = f64::from(u32::try_from(*bytes).unwrap_or_default()) / ns;
@@ -186,7 +216,10 @@ fn ratios() {
             "{name:<28} {ns:>10.1} {rate:>8.1} {:>12.2}",
             best.as_secs_f64() / bare(*bytes).as_secs_f64()
         );
+        let mine = MUSTS.iter().filter(|(of, _)| of == name);
+        musts.extend(mine.map(|(_, must)| must.line(name, ns, rate)));
     }
+    println!("\n{}", musts.join("\n"));
 }
 
 fn main() {

@@ -82,8 +82,9 @@ impl Replayed {
             key.versions.last_key_value().map_or((0, State::Out), |(at, state)| (*at, *state));
         if first > last.0 {
             assert_eq!(first, last.0 + 1, "{name} {first} comes behind {last:?}");
-            let open =
-                matches!(last.1, State::Asked(Outcome::Retry) | State::Answered(Outcome::Retry));
+            // What was a letter holds back nothing any more, also where its replay is to be tried again (admin §7.1).
+            let open = !key.letters.contains(&last.0)
+                && matches!(last.1, State::Asked(Outcome::Retry) | State::Answered(Outcome::Retry));
             assert!(!open, "{name} {first} comes before {last:?} came again");
         }
         for (version, event) in (first..).zip(delivery.events()) {

@@ -34,6 +34,7 @@ mod scan;
 mod seal;
 mod segment;
 mod shared;
+mod slices;
 mod snapshot;
 mod stream;
 mod thread;

@@ -32,8 +32,11 @@ pub const QUEUE_BYTES_MAX: usize = 1 << 30;
 /// Buffers given to one vectored write; more are written by further calls.
 pub const IOVECS_MAX: usize = 512;
 
-/// What a log that follows another writes and syncs at once while that one is at work, in bytes (a single larger payload goes
-/// whole). Uploads open and seal in the other log too, so that much less would cost many small ones a sync each.
+/// The least of a slice, where larger ones hold up the log that leads.
+pub const SLICE_LEAST: usize = 512 << 10;
+
+/// What a log that follows another writes and syncs at once while that one is at work, at most, in bytes (a single larger payload
+/// goes whole). Uploads open and seal in the other log too, so that much less would cost many small ones a sync each.
 pub const SLICE_BYTES: usize = 8 << 20;
 
 /// Zero-filled bytes ahead of the end that are topped up while the disk is idle.

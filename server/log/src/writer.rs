@@ -57,6 +57,7 @@ impl Writer {
     pub(crate) fn pump(&mut self, shared: &Shared) -> bool {
         let Some(mut batch) = lock(&shared.queue).take() else { return false };
         let leads = shared.options.leads.as_ref();
+        let begun = shared.disk.passed();
         if let Some(lead) = leads {
             lead.begins();
         }
@@ -66,7 +67,7 @@ impl Writer {
             Err(Refused::Poisoned(error)) => shared.poison(&error),
         }
         if let Some(lead) = leads {
-            lead.ends();
+            lead.ends(shared.disk.passed().saturating_sub(begun));
         }
         batch.clear();
         lock(&shared.queue).spare.get_or_insert(batch);
@@ -130,12 +131,17 @@ impl Writer {
 
     fn sync(&self, shared: &Shared) -> Result<(), MakeError> {
         // Events sync first: what is bulk waits for the sync that is under way.
-        if let Some(lead) = &shared.options.follows {
+        let lead = shared.options.follows.as_ref();
+        if let Some(lead) = lead {
             lead.let_pass();
+            lead.followed(true);
         }
         let begun = shared.disk.passed();
         let synced = self.sync_once(shared);
         let now = shared.disk.passed();
+        if let Some(lead) = lead {
+            lead.followed(false);
+        }
         lock(&shared.pace).synced(now, now.saturating_sub(begun));
         synced.at("sync", &self.build.name()).map_err(MakeError::Sync)
     }

@@ -48,10 +48,10 @@ fn bulk_is_synced_in_slices_while_the_other_log_is_at_work() {
     assert!(idle > 3, "{idle}");
     lead.begins();
     assert_eq!(batch(&disk, &log), 2 * (idle - 1), "a sync behind each write");
-    lead.ends();
+    lead.ends(std::time::Duration::ZERO);
     assert_eq!(batch(&disk, &log), idle);
     lead.begins();
-    lead.ends();
+    lead.ends(std::time::Duration::ZERO);
     assert_eq!(batch(&disk, &log), idle + 1, "it was at work since, and is no more");
     assert_eq!(batch(&disk, &log), idle);
 }

@@ -154,7 +154,7 @@ impl Run {
     pub(crate) fn pump(&mut self) -> Result<(), String> {
         let Some(log) = &self.log else { return Ok(()) };
         self.lead.begins();
-        self.lead.ends();
+        self.lead.ends(std::time::Duration::ZERO);
         log.pump();
         let durable = *log.durable().borrow();
         self.oracle.heard(durable)?;

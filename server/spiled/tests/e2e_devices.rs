@@ -127,7 +127,7 @@ fn an_edge_that_does_not_answer_is_missing_from_a_kick_and_its_session_goes_when
     add(&mut operator);
     let mut idle = device(&split, &running, "edge-e2", 4);
     until(|| show(&mut operator), |shown| sessions(shown).len() == 1);
-    running["edge-e2"].signal(Signal::STOP);
+    running["edge-e2"].stop();
     let kicked = kick(&mut operator);
     running["edge-e2"].signal(Signal::CONT);
     let want = json!({ "device": "pump-7", "sessions": 1, "confirmed": [], "missing": ["e2"] });
@@ -196,7 +196,7 @@ fn an_edge_that_does_not_answer_is_missing_from_a_debug_and_makes_what_is_shown_
     add(&mut operator);
     let _idle = device(&split, &running, "edge-e2", 4);
     until(|| show(&mut operator), |shown| sessions(shown).len() == 1);
-    running["edge-e2"].signal(Signal::STOP);
+    running["edge-e2"].stop();
     let (shown, debugged) = (show(&mut operator), debug(&mut operator, 1_000).unwrap());
     running["edge-e2"].signal(Signal::CONT);
     assert_eq!((&shown["partial"], sessions(&shown).len()), (&json!(true), 1), "{shown}");

@@ -25,6 +25,9 @@ const BYTES: u32 = 8 << 20;
 /// Deliveries that may be unsettled, whatever their credit. spec §12.3
 const DELIVERIES: u64 = limits::DELIVERIES as u64;
 
+/// The most bytes of one delivery.
+const BLOCK_BYTES: usize = limits::FRAME_MAX as usize;
+
 /// What is asked for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Interest {
@@ -392,13 +395,19 @@ impl Inbox {
         !self.queue.is_empty()
     }
 
-    /// Is credit to be given back? When half of the window was taken: not for every delivery, since each costs a frame.
+    /// Is credit to be given back? When half of the window was taken: not for every delivery, since each costs a frame. With
+    /// a small window as soon as nothing waits: a larger block than what is left comes only when nothing is in flight.
+    /// spec §8.3.6
     pub(super) fn is_due(&self) -> bool {
         let Taken { deliveries, events, bytes } = self.unsettled;
+        let window_bytes = usize::try_from(self.window.1).unwrap_or(usize::MAX);
         let half = events >= self.window.0 / 2
-            || bytes >= usize::try_from(self.window.1 / 2).unwrap_or(usize::MAX)
+            || bytes >= window_bytes / 2
             || deliveries >= DELIVERIES / 2;
-        self.state == State::Open && deliveries > 0 && half
+        let narrow = self.window.0.saturating_sub(events) < limits::BATCH_EVENTS
+            || window_bytes.saturating_sub(bytes) < BLOCK_BYTES;
+        let due = half || (narrow && self.queue.is_empty());
+        self.state == State::Open && deliveries > 0 && due
     }
 
     /// The delivery through which credit is to be given back.

@@ -126,3 +126,23 @@ fn why_it_ended_is_told_once_behind_what_waits() {
     assert!(matches!(inbox.poll_next(&mut cx), Poll::Ready(Some(Err(Error::Refused(_))))));
     assert!(matches!(inbox.poll_next(&mut cx), Poll::Ready(None)));
 }
+
+/// Takes six deliveries of an event each, with so many more that wait; says behind which of them credit is given back.
+fn given_back(window: u32, waits: u64) -> Vec<u64> {
+    let mut inbox = opened(Interest::filter("#").from(From::Start).window(window, 8 << 20));
+    (1..=waits).for_each(|position| deliver(&mut inbox, "a", position, 1));
+    let gives = |taken: &u64| {
+        deliver(&mut inbox, "a", waits + taken, 1);
+        assert_eq!(take(&mut inbox), Some((*taken, 1)));
+        inbox.due().is_some()
+    };
+    (1..=6).filter(gives).collect()
+}
+
+/// A block of eight never comes while one event is in flight, and half of the window would never be taken. spec §8.3.6
+#[test]
+fn a_small_window_is_given_back_whenever_nothing_waits() {
+    assert_eq!(given_back(8, 0), [1, 2, 3, 4, 5, 6]);
+    assert_eq!(given_back(8, 1), [4], "one waits, and is taken before anybody waits for more");
+    assert_eq!(given_back(16_384, 0), []);
+}

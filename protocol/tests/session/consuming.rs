@@ -108,6 +108,28 @@ fn deliveries_wait_for_credit_and_seen_frees_all_up_to_it() {
     );
 }
 
+/// spec §6.5: who has little credit says it for each delivery, as fast as they come.
+#[test]
+fn seen_that_frees_something_is_not_budgeted_and_any_other_is() {
+    let many = u64::from(spile_protocol::limits::CHEAP_BURST) + 1_000;
+    let mut talk = subscribed(FILTER, 1, 1000);
+    for version in 1..=many {
+        assert_eq!(talk.tell(&deliver(version, b"x")), Told::Delivered(version));
+        talk.down();
+        talk.verb(|device, out| device.seen(SUBSCRIPTION, version, out)).unwrap();
+        talk.up();
+    }
+    assert_eq!(talk.closed(), None);
+    for _ in 0..many {
+        talk.verb(|device, out| device.seen(SUBSCRIPTION, many, out)).unwrap();
+        talk.up();
+        if talk.closed().is_some() {
+            break;
+        }
+    }
+    assert_eq!(talk.closed(), Some(Code::TOO_MANY));
+}
+
 #[test]
 fn a_run_larger_than_the_window_goes_alone() {
     let mut talk = subscribed(GROUP, 3, 10);

@@ -46,8 +46,9 @@ impl Session {
         settle: &Settle<'b>,
     ) -> Taken<'b> {
         let seen = settle.outcome == Outcome::Seen;
-        let known = self.tables.subscription(settle.subscription).is_some();
-        if seen || !known {
+        // spec §6.5: what answers what was handed out is not budgeted.
+        let subscription = self.tables.subscription(settle.subscription);
+        if !subscription.is_some_and(|of| !seen || of.frees(settle.delivery)) {
             self.spend_cheap(now)?;
         }
         // What came before the client heard of the end is dropped.

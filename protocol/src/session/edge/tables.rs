@@ -429,6 +429,12 @@ impl Subscription {
         true
     }
 
+    /// Would *seen* of it free anything?
+    pub(super) fn frees(&self, delivery: u64) -> bool {
+        let behind = self.delivered.checked_sub(delivery);
+        behind.is_some_and(|behind| usize::try_from(behind).is_ok_and(|n| n < self.open.len()))
+    }
+
     /// SEEN: everything up to `delivery` was received.
     pub(super) fn seen(&mut self, delivery: u64) -> bool {
         if delivery == 0 || delivery > self.delivered {

@@ -1,7 +1,7 @@
 //! The edge's side of a link: many sessions on one connection to one worker.
 //!
 //! Sessions put envelopes into one buffer, each turn of a session as one piece, in the order they come; one task a worker
-//! writes it, reads what the worker says, and lays it into the sessions' inboxes. Chunks wait apart ([`bulk`]) and go out
+//! writes it, reads what the worker says, and lays it into the sessions' inboxes. Chunks wait apart (`bulk`) and go out
 //! behind what is in the buffer, as far as there is credit. Not here: what may be said (the machine
 //! in `spile_protocol::session::link`) and the task's loop (`driver`). Invariants: what waits here is bounded by the
 //! link's credit one way and by windows the other; when the link is gone every port of it is dead, and a port never

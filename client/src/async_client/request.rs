@@ -175,7 +175,7 @@ impl Parts {
         });
         let next = match next {
             Poll::Pending if std::future::Future::poll(self.timer.as_mut(), cx).is_ready() => {
-                Poll::Ready(Some(Err(doubt(Code::TIMED_OUT, self.idempotent).into())))
+                Poll::Ready(Some(Err(not_done(Code::TIMED_OUT, self.idempotent).into())))
             }
             ready @ Poll::Ready(_) => ready,
             Poll::Pending => Poll::Pending,
@@ -192,9 +192,10 @@ impl Drop for Parts {
     }
 }
 
-/// It is not known whether it was done: the same may be asked again only where it may be done twice.
-fn doubt(code: Code, idempotent: bool) -> Refusal {
-    Refusal::of(code).after_ms(idempotent, 0)
+/// Where it is not known whether it was done, the same may be asked again only if it may be done twice (spec §9.4.2).
+fn not_done(code: Code, idempotent: bool) -> Refusal {
+    let is_unknown = code == Code::TIMED_OUT || code == Code::UNKNOWN_OUTCOME;
+    Refusal::of(code).after_ms(code.retry() && (idempotent || !is_unknown), 0)
 }
 
 /// A call that is under way.
@@ -230,7 +231,8 @@ impl Asked {
         wake: &mut Vec<Waker>,
     ) {
         if code != Code(0) {
-            return self.failed(Refusal::of(code).detail(detail).into(), wake);
+            let refusal = not_done(code, self.idempotent).detail(detail);
+            return self.failed(refusal.into(), wake);
         }
         if self.forgotten || self.outcome.is_some() {
             return;
@@ -259,8 +261,8 @@ impl Asked {
 
     /// The connection is gone, and with it the answer.
     pub(super) fn cut(&mut self, why: &str, wake: &mut Vec<Waker>) {
-        let doubt = doubt(Code::UNKNOWN_OUTCOME, self.idempotent).detail(why);
-        self.failed(doubt.into(), wake);
+        let refusal = not_done(Code::UNKNOWN_OUTCOME, self.idempotent).detail(why);
+        self.failed(refusal.into(), wake);
     }
 
     /// Nobody waits any more: may its number be used again, since no answer is to come?

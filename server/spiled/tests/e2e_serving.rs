@@ -137,6 +137,7 @@ async fn a_handler_that_fails_panics_or_is_late_is_answered_and_its_place_is_fre
         match call.method.as_str() {
             "panics" => panic!("on purpose"),
             "fails" => Err(std::io::Error::other("the disk is gone"))?,
+            "gave up" => Err(NotDone::new(Code::TIMED_OUT, "another did not answer")),
             "says no" => Err(NotDone::new(Code::CONFLICT, "not twice")),
             "is late" => std::future::pending().await,
             _ => Ok(Reply::from("well")),
@@ -148,6 +149,8 @@ async fn a_handler_that_fails_panics_or_is_late_is_answered_and_its_place_is_fre
         ("panics", Code::INTERNAL, true),
         ("fails", Code::INTERNAL, true),
         ("says no", Code::CONFLICT, false),
+        // The handler may have done it: its own word of that says no more than the worker's.
+        ("gave up", Code::TIMED_OUT, false),
     ] {
         let answer = ask(method, PATIENCE).await;
         assert_eq!(code(&answer), Some(want), "{method}");

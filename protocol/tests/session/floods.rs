@@ -4,13 +4,13 @@ use std::time::Duration;
 
 use spile_protocol::{
     code::Code,
-    id::{LaneId, Number, RequestId, RouteId, SubscriptionId},
+    id::{LaneId, Number, RequestId, RouteId, SubscriptionId, Version},
     limits,
     message::{
-        Abort, Batch, Bind, Credit, End, Extras, Lane, Lengths, Listing, Message, Open, Ping, Seal,
-        Source, Subscribe, request::List,
+        Abort, Batch, Bind, Body, Credit, End, Extras, Get, Lane, Lengths, Listing, Message, Open,
+        Ping, Seal, Source, Subscribe, Target, Value, request::List,
     },
-    session::edge::Config,
+    session::edge::{Config, Told},
 };
 
 use crate::talk::Talk;
@@ -124,6 +124,25 @@ fn who_asks_and_never_reads_ends() {
         talk.say(&Message::List(List { request, listing, prefix, after, limit }));
     }
     assert_eq!(talk.closed(), Some(Code::TOO_MANY));
+}
+
+/// In no time at all: nothing is gained by waiting.
+#[test]
+fn who_waits_for_each_answer_asks_as_often_as_it_likes() {
+    let (mut talk, _) = Talk::open(Config::default());
+    for at in 0..3 * limits::CHEAP_BURST {
+        let request = RequestId(at);
+        let target = Target::State { key: "d1", topic: "state/on" };
+        let get = Get { request, target, newer_than: Version(0), at_least: Version(0), wait_ms: 0 };
+        talk.say(&Message::Get(get));
+        for more in [true, false] {
+            let fields = Value { request, more, absent: true, ..Value::default() };
+            let told = talk.tell(&Message::Value(Body { fields, payload: &[] }));
+            assert_eq!(told, Told::Said, "{at}");
+        }
+        talk.down.clear();
+    }
+    assert_eq!(talk.closed(), None);
 }
 
 #[test]

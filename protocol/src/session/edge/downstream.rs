@@ -68,7 +68,11 @@ impl Session {
             Message::Opened(opened) => self.tell_opened(opened, out),
             Message::Abort(abort) => self.tell_abort(*abort, out),
             Message::Value(value) => {
-                self.tell_answer(message, value.fields.request, value.fields.more, crc, out)
+                let more = value.fields.more;
+                let told = self.tell_answer(message, value.fields.request, more, crc, out)?;
+                // spec §6.5: whoever waits for its answers is no flood.
+                self.cheap.refill(u64::from(told == Told::Said && !more));
+                Ok(told)
             }
             Message::Reply(reply) => {
                 self.tell_answer(message, reply.fields.request, reply.fields.more, crc, out)

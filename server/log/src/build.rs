@@ -67,7 +67,15 @@ impl From<MakeError> for DiskError {
 impl Builder {
     /// Starts a file under `name`: header written, nothing synced.
     pub(crate) fn create(disk: &dyn Disk, name: &str, header: Header) -> Result<Self, DiskError> {
-        let file = disk.create(name).at("create", name)?;
+        Self::begin(disk.create(name).at("create", name)?, name, header)
+    }
+
+    /// The same in a file of zeros, or without anything.
+    pub(crate) fn begin(
+        file: Arc<dyn DiskFile>,
+        name: &str,
+        header: Header,
+    ) -> Result<Self, DiskError> {
         write_whole(&*file, 0, &header.encode_page()).at("write the header of", name)?;
         let (base, time) = (header.base, header.time_floor);
         Ok(Self {

@@ -8,6 +8,7 @@ pub mod disk;
 pub mod limits;
 
 mod accept;
+mod ahead;
 mod block;
 mod blocks;
 mod build;

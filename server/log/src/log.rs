@@ -88,6 +88,8 @@ impl Log {
             pace: Mutex::default(),
             counters: Counters::default(),
             marked_bytes: AtomicU64::new(0),
+            filling: Mutex::default(),
+            ahead: Mutex::default(),
             keeping: Mutex::new(()),
             sealing: Mutex::new(None),
             keeper: Keeper::default(),
@@ -246,12 +248,16 @@ impl Log {
     }
 
     /// What is done while the disk is idle, on this thread (`Options::inline`): zero-filling, the watermark, a look whether a
-    /// full disk has room again.
+    /// full disk has room again, the next segment's file.
     pub fn tend(&self) {
         if let Some(writer) = lock(&self.shared.writer).as_mut() {
             writer.prefill(&self.shared);
         }
         self.shared.tend(true);
+        let mut fills = self.shared.look_ahead();
+        while fills {
+            fills = self.shared.fill_ahead();
+        }
     }
 
     /// What is wrong, and how much was done.
@@ -283,6 +289,7 @@ impl Log {
         }
         while self.pump() {}
         lock(&self.shared.queue).closed = true;
+        self.shared.forget_ahead();
         self.shared.tend(true);
     }
 }

@@ -12,7 +12,8 @@ pub struct Options {
     pub queue_bytes: usize,
     /// Largest payload of one record.
     pub payload_bytes: usize,
-    /// Zero-fill a little ahead of the end while the disk is idle: overwriting zeros syncs faster than growing a file.
+    /// Zero-fill a little ahead of the end while the disk is idle, and the whole next segment while the log grows fast:
+    /// overwriting zeros syncs faster than growing a file. It takes the disk space of one segment more.
     pub prefill: bool,
     /// Take space of the disk in steps of so many bytes ahead of the end, without writing it; 0: it grows with each write. For
     /// bulk: the file system has less to do for each page.

@@ -6,6 +6,7 @@ use std::sync::{Arc, Condvar, Mutex};
 use tokio::sync::watch;
 
 use crate::accept::Accepted;
+use crate::ahead::Filling;
 use crate::disk::{Disk, DiskFile, is_full};
 use crate::error::{At, DiskError};
 use crate::health::{Damage, DiskSpace, Health};
@@ -23,7 +24,8 @@ use crate::{Durable, Options, State, lock};
 /// The file that holds back disk space.
 const RESERVE: &str = "reserve";
 
-/// One log's insides. Locks are taken one at a time, or in this order: writer, sealing, watermark, index, queue, health, pace.
+/// One log's insides. Locks are taken one at a time, or in this order: writer, sealing, watermark, filling, ahead, index,
+/// queue, health, pace.
 #[derive(Debug)]
 pub(crate) struct Shared {
     pub(crate) disk: Arc<dyn Disk>,
@@ -45,6 +47,9 @@ pub(crate) struct Shared {
     pub(crate) pace: Mutex<Pace>,
     /// What had been written when the watermark was.
     pub(crate) marked_bytes: AtomicU64,
+    /// The next segment's file while it is filled, and when it is.
+    pub(crate) filling: Mutex<Filling>,
+    pub(crate) ahead: Mutex<Option<Arc<dyn DiskFile>>>,
     /// One retention or rewriting at a time.
     pub(crate) keeping: Mutex<()>,
     pub(crate) slips: Slips,
@@ -157,6 +162,7 @@ impl Shared {
                     health.full = Some(format!("{free} bytes are free, {low} are kept"))
                 });
                 self.turn(State::Running, State::Full);
+                self.forget_ahead();
             }
             State::Full if free >= low.saturating_add(low / 4) => self.have_room(),
             State::Running | State::Full | State::Poisoned | State::Damaged => {}

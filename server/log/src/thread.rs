@@ -39,14 +39,14 @@ impl Keeper {
         self.bell.notify_all();
     }
 
-    /// Waits for work or a tick: `None` when it is to stop, otherwise whether it was the tick.
-    fn wait(&self) -> Option<bool> {
+    /// Waits for work, no longer than this. Says whether to go on.
+    fn wait(&self, most: Duration) -> bool {
         let called = lock(&self.called);
         let waiting = |called: &mut Called| !called.work && !called.stop;
-        let woken = self.bell.wait_timeout_while(called, TICK, waiting);
-        let (mut called, timeout) = woken.unwrap_or_else(PoisonError::into_inner);
+        let woken = self.bell.wait_timeout_while(called, most, waiting);
+        let (mut called, _) = woken.unwrap_or_else(PoisonError::into_inner);
         called.work = false;
-        (!called.stop).then_some(timeout.timed_out())
+        !called.stop
     }
 }
 
@@ -100,19 +100,27 @@ fn write(shared: &Shared) {
     }
 }
 
-/// Tends the log every second, and writes a footer when one waits.
+/// Tends the log every second, writes a footer when one waits, and fills the next segment, resting as long as it works.
 fn keep(shared: &Shared) {
     if let Ok(free) = shared.disk.free_bytes() {
         shared.note_space(free);
     }
-    let mut seen = 0;
-    while let Some(tick) = shared.keeper.wait() {
-        if !tick {
-            shared.tend_sealing();
-            continue;
+    let passed_since = |then| shared.disk.passed().saturating_sub(then);
+    let (mut seen, mut ticked, mut rest) = (0, shared.disk.passed(), None);
+    while shared.keeper.wait(rest.unwrap_or(TICK).min(TICK.saturating_sub(passed_since(ticked)))) {
+        shared.tend_sealing();
+        let mut fills = false;
+        let begun = shared.disk.passed();
+        if rest.is_some() {
+            fills = shared.fill_ahead();
         }
-        let commits = shared.counters.commits.load(Ordering::Relaxed);
-        shared.tend(commits == seen);
-        seen = commits;
+        if passed_since(ticked) >= TICK {
+            ticked = begun;
+            let commits = shared.counters.commits.load(Ordering::Relaxed);
+            shared.tend(commits == seen);
+            seen = commits;
+            fills = shared.look_ahead();
+        }
+        rest = fills.then(|| passed_since(begun));
     }
 }

@@ -5,12 +5,15 @@
 
 use std::sync::Arc;
 
+use crate::ahead::{self, zeros_of};
 use crate::build::{Added, Builder, MakeError};
 use crate::disk::{Disk, DiskFile, is_full, no_room};
 use crate::error::{At, DiskError};
 use crate::format::header::{AFTER_UNSEALED, Header};
 use crate::format::wide;
-use crate::limits::{INDEX_ENTRIES_MAX, PREFILL_BYTES, PREFILL_LOW, SEGMENT_BYTES_MAX};
+use crate::limits::{
+    HEADER_PAGE, INDEX_ENTRIES_MAX, PREFILL_BYTES, PREFILL_LOW, SEGMENT_BYTES_MAX,
+};
 use crate::queue::Pending;
 use crate::segment::Recent;
 use crate::shared::Shared;
@@ -159,7 +162,9 @@ impl Writer {
         let must = after > SEGMENT_BYTES_MAX;
         // With the disk full the reserve is for records, not for segments: this one grows a little past its size.
         let may = must || lock(&shared.queue).state != State::Full;
-        if self.build.records == 0 || !may || !(must || self.is_full(shared)) {
+        // Where this one would grow and the next need not, the next is begun early.
+        let grows = after > self.filled && lock(&shared.ahead).is_some();
+        if self.build.records == 0 || !may || !(must || grows || self.is_full(shared)) {
             return Ok(());
         }
         self.roll(shared)
@@ -185,9 +190,9 @@ impl Writer {
             prev_id: self.build.header.id,
             prev_hash: self.build.digest(),
         };
-        let next = begin_segment(shared, header)?;
+        let (next, filled) = begin_segment(shared, header)?;
         let old = std::mem::replace(&mut self.build, next);
-        (self.filled, self.taken) = (self.build.offset, self.build.offset);
+        (self.filled, self.taken) = (filled, self.build.offset);
         shared.turn_to(&self.build, old);
         Ok(())
     }
@@ -240,6 +245,7 @@ impl Writer {
     fn cut_back(&mut self, shared: &Shared, error: &DiskError) {
         lock(&shared.queue).cut_back(State::Full);
         self.release_reserve();
+        shared.forget_ahead();
         let name = self.build.name();
         let file = self.build.disk_file();
         let cut = file.truncate(self.build.offset).and_then(|()| file.sync()).at("cut back", &name);
@@ -282,26 +288,36 @@ impl Writer {
     }
 }
 
-/// Makes the file of a new segment durable, name and all (log §3).
-fn begin_segment(shared: &Shared, header: Header) -> Result<Builder, Refused> {
+/// Makes the file of a new segment durable, name and all (log §3). Says how far it is filled with zeros.
+fn begin_segment(shared: &Shared, header: Header) -> Result<(Builder, u64), Refused> {
     let name = crate::segment::file_name(header.id);
-    let tmp = format!("{name}.tmp");
-    let made = make_segment(shared, &tmp, &name, header);
+    let ahead = lock(&shared.ahead).take();
+    let (tmp, filled) = match &ahead {
+        Some(_) => (ahead::NAME.to_owned(), zeros_of(shared.options.segment_bytes)),
+        None => (format!("{name}.tmp"), HEADER_PAGE),
+    };
+    let made = make_segment(shared, ahead, (&tmp, &name), header);
     if made.is_err() {
         // What is left of it is removed by the next start too.
         drop(shared.disk.remove(&tmp));
     }
-    Ok(made?)
+    Ok((made?, filled))
 }
 
 fn make_segment(
     shared: &Shared,
-    tmp: &str,
-    name: &str,
+    ahead: Option<Arc<dyn DiskFile>>,
+    (tmp, name): (&str, &str),
     header: Header,
 ) -> Result<Builder, MakeError> {
-    discard(&*shared.disk, tmp)?;
-    let build = Builder::create(&*shared.disk, tmp, header).map_err(MakeError::Disk)?;
+    let build = match ahead {
+        Some(file) => Builder::begin(file, tmp, header),
+        None => {
+            discard(&*shared.disk, tmp)?;
+            Builder::create(&*shared.disk, tmp, header)
+        }
+    };
+    let build = build.map_err(MakeError::Disk)?;
     build.disk_file().sync().at("sync", tmp).map_err(MakeError::Sync)?;
     shared.disk.rename(tmp, name).at("rename", tmp).map_err(MakeError::Disk)?;
     if !shared.slips.skips_folder_sync() {

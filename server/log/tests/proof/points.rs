@@ -26,7 +26,7 @@ enum Step {
     Close,
 }
 
-const WORKLOADS: [&[Step]; 8] = [
+const WORKLOADS: [&[Step]; 9] = [
     &[Step::Batch(&[10])],
     &[Step::Batch(&[10]), Step::Batch(&[600])],
     &[Step::Batch(&[10, 300]), Step::Tend, Step::Batch(&[2000])],
@@ -41,6 +41,7 @@ const WORKLOADS: [&[Step]; 8] = [
         Step::Retain,
         Step::Batch(&[10]),
     ],
+    &[Step::Batch(&[13000]), Step::Tend, Step::Batch(&[10]), Step::Batch(&[10])],
 ];
 
 /// Runs a workload until it ends or the power goes.
@@ -192,7 +193,7 @@ fn every_crash_point_of_small_workloads() {
 
 #[test]
 fn every_crash_point_with_zeros_ahead() {
-    for number in [2, 3] {
+    for number in [2, 3, 8] {
         every_point(true, number);
     }
 }

@@ -1,0 +1,178 @@
+//! The next segment's file is there, filled with zeros, before a log that grows fast begins it.
+#![allow(clippy::unwrap_used, reason = "a test that fails may stop")]
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use spile_log::disk::sim::{Fault, FaultKind};
+use spile_log::{Append, Log, Options, RealDisk, SimDisk, State};
+
+const SEGMENT: u64 = 64 << 10;
+const AHEAD: &str = "ahead.tmp";
+
+fn options() -> Options {
+    Options {
+        segment_bytes: SEGMENT,
+        reserve_bytes: 0,
+        free_bytes_low: 0,
+        inline: true,
+        ..Options::default()
+    }
+}
+
+fn open(disk: &SimDisk, options: Options) -> Log {
+    Log::open(Arc::new(disk.clone()), options).unwrap().0
+}
+
+fn put(log: &Log, bytes: usize) {
+    let payload = Bytes::from(vec![7; bytes]);
+    let record = Append {
+        kind: 1,
+        positions: 1,
+        time_ms: 1,
+        stream: 0,
+        version: 0,
+        prev: 0,
+        head: Bytes::new(),
+        payload_crc: crc32fast::hash(&payload),
+        payload,
+    };
+    let generation = log.durable().borrow().generation;
+    log.append(generation, &mut vec![record]).unwrap();
+    log.pump();
+}
+
+fn bytes_of(disk: &SimDisk, name: &str) -> Option<usize> {
+    disk.files().into_iter().find(|(file, _)| file == name).map(|(_, bytes)| bytes.len())
+}
+
+fn segments(disk: &SimDisk) -> Vec<String> {
+    let names = disk.files().into_iter().map(|(name, _)| name);
+    names.filter(|name| name.ends_with(".segment")).collect()
+}
+
+#[test]
+fn a_log_that_grows_fast_begins_its_next_segment_in_zeros() {
+    let disk = SimDisk::new(1);
+    let log = open(&disk, options());
+    put(&log, 100);
+    log.tend();
+    assert_eq!(bytes_of(&disk, AHEAD), None, "it grew by less than a part of a segment");
+    put(&log, 2000);
+    log.tend();
+    let zeros = bytes_of(&disk, AHEAD).unwrap();
+    assert!(zeros as u64 > SEGMENT, "{zeros}");
+    while segments(&disk).len() == 1 {
+        put(&log, 3000);
+    }
+    assert_eq!(bytes_of(&disk, AHEAD), None, "it is the segment now");
+    let second = segments(&disk).pop().unwrap();
+    assert_eq!(bytes_of(&disk, &second), Some(zeros));
+    // Nothing of it grows: each batch is one write and one sync.
+    for _ in 0..15 {
+        let before = disk.operations();
+        put(&log, 3000);
+        assert_eq!((disk.operations() - before, bytes_of(&disk, &second)), (2, Some(zeros)));
+    }
+    let end = log.durable().borrow().end;
+    drop(log);
+    let (log, recovered) = Log::open(Arc::new(disk.kill()), options()).unwrap();
+    assert!(recovered.damages.is_empty() && recovered.torn.is_none(), "{recovered:?}");
+    assert_eq!(log.durable().borrow().end, end);
+}
+
+#[test]
+fn a_segment_that_would_grow_ends_where_the_next_is_there() {
+    let disk = SimDisk::new(1);
+    // More than is filled while the disk is idle.
+    let log = open(&disk, Options { segment_bytes: 4 << 20, ..options() });
+    put(&log, 100 << 10);
+    log.tend();
+    assert!(bytes_of(&disk, AHEAD).is_some());
+    for _ in 0..3 {
+        put(&log, 100 << 10);
+    }
+    assert_eq!(segments(&disk).len(), 2);
+    assert_eq!(bytes_of(&disk, AHEAD), None);
+    for _ in 0..8 {
+        put(&log, 100 << 10);
+    }
+    assert_eq!(segments(&disk).len(), 2, "there was no other");
+}
+
+#[test]
+fn its_room_is_given_up_before_the_log_takes_less() {
+    const KEPT: u64 = 4 << 10;
+    let disk = SimDisk::new(1);
+    let log = open(&disk, Options { free_bytes_low: KEPT, ..options() });
+    let used = || disk.files().iter().map(|(_, bytes)| bytes.len() as u64).sum::<u64>();
+    put(&log, 100);
+    log.tend();
+    disk.set_capacity(used() + KEPT + SEGMENT * 2);
+    put(&log, 3000);
+    log.tend();
+    assert_eq!(bytes_of(&disk, AHEAD), None, "there is no room for two segments more");
+    disk.set_capacity(used() + KEPT + SEGMENT * 2 + 1);
+    put(&log, 3000);
+    log.tend();
+    assert!(bytes_of(&disk, AHEAD).is_some());
+    disk.set_capacity(used() + KEPT - 1);
+    log.tend();
+    assert_eq!(bytes_of(&disk, AHEAD), None);
+    log.tend();
+    assert_eq!(log.durable().borrow().state, State::Running, "that is room enough");
+}
+
+#[test]
+fn a_sync_of_it_that_fails_ends_the_log() {
+    let mut failed = 0;
+    for at in 1..200 {
+        let disk = SimDisk::new(1);
+        let log = open(&disk, options());
+        put(&log, 3000);
+        let before = disk.operations();
+        let kind = FaultKind::LostSync;
+        disk.set_fault(Some(Fault { at: before + at, sticky: false, kind }));
+        log.tend();
+        if disk.operations() < before + at {
+            break;
+        }
+        let state = log.durable().borrow().state;
+        failed += usize::from(state == State::Poisoned && bytes_of(&disk, AHEAD).is_some());
+    }
+    assert!(failed >= 8, "{failed} slices");
+}
+
+#[test]
+fn a_log_that_is_closed_leaves_none_and_one_that_is_killed_leaves_it_to_the_next_start() {
+    let disk = SimDisk::new(1);
+    let log = open(&disk, options());
+    put(&log, 3000);
+    log.tend();
+    let killed = disk.kill();
+    log.close();
+    assert_eq!(bytes_of(&disk, AHEAD), None);
+    assert!(bytes_of(&killed, AHEAD).is_some());
+    let _log = open(&killed, options());
+    assert_eq!(bytes_of(&killed, AHEAD), None);
+}
+
+/// With its own threads, on a real disk.
+#[test]
+fn the_keeper_fills_it_while_events_come() {
+    let folder = tempfile::tempdir().unwrap();
+    let disk = RealDisk::open(folder.path()).unwrap();
+    let options = Options { inline: false, ..options() };
+    let (log, _) = Log::open(Arc::new(disk), options).unwrap();
+    let zeros = SEGMENT + SEGMENT / 64;
+    let is_filled = || {
+        std::fs::read_dir(folder.path()).unwrap().any(|entry| {
+            // A name that is gone by now was renamed.
+            entry.unwrap().metadata().is_ok_and(|found| found.len() == zeros)
+        })
+    };
+    while !is_filled() {
+        put(&log, 500);
+    }
+    log.close();
+}

@@ -7,7 +7,7 @@
 use std::{
     collections::BTreeMap,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc, Mutex, MutexGuard, PoisonError, Weak,
         atomic::{AtomicBool, AtomicU32, Ordering},
     },
     time::Duration,
@@ -47,6 +47,8 @@ pub(crate) struct Errand {
 #[derive(Debug)]
 struct Asked {
     edge: String,
+    /// It has said something, be it that it can't.
+    done: bool,
     answer: Option<Map<String, Value>>,
 }
 
@@ -57,7 +59,7 @@ impl Errand {
 
     fn answered(&self, at: usize, answer: Option<Map<String, Value>>) {
         if let Some(asked) = self.edges().get_mut(at) {
-            asked.answer = answer;
+            (asked.done, asked.answer) = (true, answer);
         }
         self.asker.ring();
     }
@@ -65,7 +67,7 @@ impl Errand {
     /// What each edge answered, with its name; `null` for one that has not. Nothing before all have, or it is `late`.
     pub(crate) fn answers(&self, late: bool) -> Option<Vec<Value>> {
         let edges = self.edges();
-        let whole = late || edges.iter().all(|asked| asked.answer.is_some());
+        let whole = late || edges.iter().all(|asked| asked.done);
         let told = |asked: &Asked| json!({ "edge": asked.edge, "answer": asked.answer });
         whole.then(|| edges.iter().map(told).collect())
     }
@@ -75,7 +77,8 @@ impl Errand {
 #[derive(Debug)]
 struct Part {
     request: RequestId,
-    errand: Arc<Errand>,
+    /// Its asker has it: with that it is gone.
+    errand: Weak<Errand>,
     at: usize,
     said: bool,
 }
@@ -98,12 +101,12 @@ impl Errands {
     fn ask(&self, errand: &Arc<Errand>, at: usize) -> bool {
         let mut parts = self.parts();
         // Whose asker does not wait any more.
-        parts.retain(|part| Arc::strong_count(&part.errand) > 1);
+        parts.retain(|part| part.errand.strong_count() > 0);
         if parts.len() >= ERRANDS {
             return false;
         }
         let request = RequestId(FIRST + self.next.fetch_add(1, Ordering::Relaxed) % 0xffff);
-        parts.push(Part { request, errand: Arc::clone(errand), at, said: false });
+        parts.push(Part { request, errand: Arc::downgrade(errand), at, said: false });
         self.unsaid.store(true, Ordering::Release);
         true
     }
@@ -117,7 +120,7 @@ impl Errands {
         self.unsaid.store(false, Ordering::Release);
         for part in parts.iter_mut().filter(|part| !part.said) {
             part.said = true;
-            let errand = &part.errand;
+            let Some(errand) = part.errand.upgrade() else { continue };
             let fields = Call {
                 request: part.request,
                 service: "$device",
@@ -141,7 +144,9 @@ impl Errands {
         drop(parts);
         // One that can't do it has not done it.
         let answer = serde_json::from_slice(payload).ok().filter(|_| code == Code(0));
-        part.errand.answered(part.at, answer);
+        if let Some(errand) = part.errand.upgrade() {
+            errand.answered(part.at, answer);
+        }
     }
 }
 
@@ -168,7 +173,8 @@ impl Intake<'_> {
             return Ok(None);
         }
         let payload = crate::calls::json(payload)?;
-        let edges = newest.keys().map(|edge| Asked { edge: edge.clone(), answer: None });
+        let edges =
+            newest.keys().map(|edge| Asked { edge: edge.clone(), done: false, answer: None });
         let edges = Mutex::new(edges.collect());
         let asker = self.desk.bell.clone();
         let errand = Arc::new(Errand { asker, method, payload, edges });
@@ -191,7 +197,7 @@ mod tests {
     use super::*;
 
     fn errand(edges: &[&str]) -> Arc<Errand> {
-        let asked = |edge: &&str| Asked { edge: (*edge).to_owned(), answer: None };
+        let asked = |edge: &&str| Asked { edge: (*edge).to_owned(), done: false, answer: None };
         let edges = Mutex::new(edges.iter().map(asked).collect());
         let (asker, payload) = (Arc::default(), Bytes::from_static(b"{}"));
         Arc::new(Errand { asker, method: "told", payload, edges })
@@ -231,8 +237,11 @@ mod tests {
         let refused = errand(&["e1"]);
         assert!(errands.ask(&refused, 0));
         errands.heard(said(&errands)[0], Code::NOT_FOUND, b"");
-        assert_eq!(refused.answers(true).unwrap()[0]["answer"], Value::Null);
-        let waiting: Vec<_> = (0..ERRANDS).map(|_| errand(&["e1"])).collect();
+        assert_eq!(refused.answers(false).unwrap()[0]["answer"], Value::Null, "all have spoken");
+        // Each asks a second edge too, which does not answer either.
+        let (waiting, other): (Vec<_>, _) =
+            ((0..ERRANDS).map(|_| errand(&["e1", "e2"])).collect(), Errands::default());
+        assert!(waiting.iter().all(|one| other.ask(one, 1)));
         assert!(waiting.iter().all(|one| errands.ask(one, 0)));
         assert!(!errands.ask(&refused, 0), "as many as may be");
         drop(waiting);

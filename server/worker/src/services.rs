@@ -419,8 +419,9 @@ impl Services {
     fn end(&mut self, now: Instant, key: u32, end: End) {
         let Some(open) = self.open.get_mut(&key) else { return };
         self.recent.end(now, open.recent, end);
+        let is_first = !std::mem::replace(&mut open.told, true);
         if let End::Told(code) = end
-            && !std::mem::replace(&mut open.told, true)
+            && is_first
         {
             self.counted.measured.ended(code, now.since(open.taken));
         }

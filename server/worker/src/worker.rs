@@ -423,10 +423,10 @@ impl Worker {
     pub fn status(&self) -> Status {
         let mut core = self.core();
         core.look();
-        self.status_of(&core)
+        self.status_of(&core, None)
     }
 
-    pub(crate) fn status_of(&self, core: &Core) -> Status {
+    pub(crate) fn status_of(&self, core: &Core, lags_of: Option<&str>) -> Status {
         let health = self.log.health();
         let durable = *self.durable.borrow();
         let free = health.disk.map(|disk| disk.free_bytes);
@@ -448,7 +448,7 @@ impl Worker {
         wrong.append(&mut files.wrong);
         let tables = &core.tables;
         let (groups, in_flight, dead) = core.groups.counts();
-        let (lag, unread, lags) = core.groups.lags(durable.end.get());
+        let (lag, unread, lags) = core.groups.lags(durable.end.get(), lags_of);
         let rates = self.counters.tenths(self.clock.now());
         Status {
             files,

@@ -18,6 +18,7 @@ use std::{
 };
 
 use serde_json::json;
+use spile_log::disk::sim::{Fault, FaultKind};
 use spile_log::{Log, Options, SimDisk};
 use spile_protocol::{
     code::Code,
@@ -43,6 +44,8 @@ impl World {
             reserve_bytes: 256 << 10,
             free_bytes_low: 0,
             inline: true,
+            // What is read comes from the disk.
+            recent_bytes: 0,
             prefill: false,
             ..Options::default()
         };
@@ -120,6 +123,19 @@ async fn a_keys_next_event_waits_until_what_was_settled_is_on_disk() {
     let [Told::Settled { outcome: Outcome::Done, .. }] = told[..1] else { panic!("{told:?}") };
     let next = told.iter().any(|told| matches!(told, Told::Event(event) if event.version == 2));
     assert!(next || events(&mut member)[0].version == 2);
+}
+
+#[tokio::test]
+async fn what_could_not_be_read_is_not_taken_for_looked_at() {
+    let world = World::new(&json!({}));
+    world.publish("a", 3);
+    let (at, kind) = (world.disk.operations() + 1, FaultKind::Error);
+    world.disk.set_fault(Some(Fault { at, sticky: true, kind }));
+    let sum = world.worker.groups_measured().sum;
+    assert!(sum.unread >= 3 && sum.lag == 0, "{sum:?}");
+    world.disk.set_fault(None);
+    let sum = world.worker.groups_measured().sum;
+    assert_eq!((sum.unread, sum.lag), (0, 3), "{sum:?}");
 }
 
 #[tokio::test]

@@ -70,8 +70,13 @@ pub(crate) fn measured(worker: &Worker) -> GroupsMeasured {
         core.groups.iter().filter(there).map(|(name, _)| Arc::clone(name)).collect()
     };
     let (mut measured, mut reads) = (GroupsMeasured::default(), MEASURE_READS);
-    for name in names {
-        let Some(one) = measure(worker, &name, &mut reads) else { continue };
+    for (name, left) in names.iter().zip((1..=names.len()).rev()) {
+        // Each has its share, so that one far behind does not take those of all behind it.
+        let share = reads.div_ceil(left);
+        let mut own = share;
+        let one = measure(worker, name, &mut own);
+        reads -= share - own;
+        let Some(one) = one else { continue };
         measured.sum.add(&one);
         if measured.each.len() < GROUPS_TOLD {
             measured.each.push(one);
@@ -101,9 +106,11 @@ fn look_on(worker: &Worker, name: &Name, reads: &mut usize) -> Option<u64> {
     let mut count = Count::of(worker, name, &filter, (from, end));
     while *reads > 0 && count.from < end {
         *reads -= 1;
-        // What can't be read is told by the log's own health.
-        if count.step().unwrap_or(true) {
-            count.from = end;
+        match count.step() {
+            Ok(true) => count.from = end,
+            Ok(false) => {}
+            // It is not looked at; the log's own health tells why.
+            Err(_) => break,
         }
     }
     let mut live = shared.live();

@@ -210,8 +210,9 @@ impl Groups {
         })
     }
 
-    /// How far all are behind, what was not looked at for them, and who is furthest behind; `end`: of the log.
-    pub(crate) fn lags(&self, end: u64) -> (u64, u64, Vec<Lag>) {
+    /// How far all are behind, what was not looked at for them, and who is furthest behind, of this tenant or of all; `end`: of
+    /// the log.
+    pub(crate) fn lags(&self, end: u64, of: Option<&str>) -> (u64, u64, Vec<Lag>) {
         let live = self.of.iter().filter(|(_, group)| !group.removed);
         let mut behind: Vec<_> = live.map(|(name, group)| (group.lag(end), name)).collect();
         let sums = |(lag, unread): (u64, u64), &((of, not), _): &((u64, u64), _)| {
@@ -219,7 +220,8 @@ impl Groups {
         };
         let (lag, unread) = behind.iter().fold((0, 0), sums);
         behind.sort_by_key(|&((lag, unread), _)| Reverse(lag.saturating_add(unread)));
-        let told = behind.into_iter().filter(|&(of, _)| of != (0, 0)).take(LAGS_TOLD);
+        behind.retain(|&(lag, name)| lag != (0, 0) && of.is_none_or(|tenant| name.0 == tenant));
+        let told = behind.into_iter().take(LAGS_TOLD);
         let told = told.map(|((lag, unread), name)| {
             let (tenant, name) = Name::clone(name);
             Lag { tenant, name, lag, unread }

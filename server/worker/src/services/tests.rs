@@ -201,6 +201,17 @@ fn a_late_answer_is_ignored_and_frees_its_place() {
 }
 
 #[test]
+fn a_call_whose_asker_went_away_is_not_measured() {
+    let (mut services, a, b, asker) = three();
+    services.leave(at(0), b.number, &[name("s")]);
+    let key = services.call(at(0), asker.asking(1, "s", false, SECOND)).unwrap();
+    assert_eq!(a.takes(&mut services, at(0)), [key]);
+    services.abandon(at(100), asker.number, key);
+    services.reply(at(1500), a.number, key, answer(OK, false));
+    assert_eq!(services.measured().steps.iter().sum::<u64>(), 0);
+}
+
+#[test]
 fn only_what_is_the_services_fault_opens_its_breaker() {
     for (code, opens) in [
         (OK, false),

@@ -266,6 +266,28 @@ fn silence_is_asked_about_after_the_keep_alive_and_ends_after_twice_that() {
 }
 
 #[test]
+fn who_is_not_read_is_not_silent() {
+    let seconds = |s: u64| Instant(s * 1_000_000);
+    let mut session = session();
+    give(&mut session, &[Message::Hello(Hello { keep_alive_s: 1, ..HELLO }), CERTIFICATE]);
+    session.admit(Instant(0), Millis(1), Admission::default());
+    for second in 1..100 {
+        session.not_read(seconds(second));
+        session.handle_timeout(seconds(second));
+        assert_eq!(session.close_reason(), None, "{second}");
+    }
+    // Nor is a frame late whose rest may be here for long; what was left of its time begins when it is read again.
+    session.handle_input(seconds(99), &mut &[200, 1, 0][..]);
+    let deadline = session.poll_timeout().unwrap();
+    session.not_read(seconds(500));
+    assert_eq!(session.poll_timeout().unwrap().since(seconds(500)), deadline.since(seconds(99)));
+    session.handle_timeout(seconds(500));
+    assert_eq!(session.close_reason(), None);
+    session.handle_timeout(seconds(600));
+    assert_eq!(session.close_reason(), Some(Code::DEADLINE));
+}
+
+#[test]
 fn an_answered_ping_keeps_both_alive() {
     let (mut talk, _) = Talk::open(Config::default());
     for _ in 0..10 {

@@ -157,6 +157,9 @@ impl<S: Stream> Connection<S> {
         let now = self.edge.clock.now();
         self.obey(cx, now);
         let waits = !self.has_room();
+        if waits {
+            self.session.machine.not_read(now);
+        }
         let ended = match self.read(cx, now) {
             Ok(ended) => ended,
             Err(error) => return Poll::Ready(Ended::Broken(error)),
@@ -362,7 +365,7 @@ impl Whole {
         let (session, trace, peer) = (self.number, trace::Shown(trace_base), self.peer);
         tracing::debug!(session, %trace, %peer, tenant, role = role.name(), principal = name, "session admitted");
         // Looked at now that the seat is taken: an operator in between finds it there.
-        seat.live().logged.set(edge.watch.debugged_until(&tenant, &name));
+        seat.live().logged.begin(edge.watch.debugged_until(&tenant, &name));
         let greeting = self.machine.greeting();
         let who = Who {
             tenant: Box::from(&*tenant),

@@ -45,6 +45,13 @@ impl Until {
         self.0.store(until.0, Ordering::Relaxed);
     }
 
+    /// The same, unless it was set meanwhile: by an operator, who knows better.
+    pub(crate) fn begin(&self, until: Millis) {
+        match self.0.compare_exchange(0, until.0, Ordering::Relaxed, Ordering::Relaxed) {
+            Ok(_) | Err(_) => {}
+        }
+    }
+
     /// Are they logged now?
     pub(crate) fn covers(&self, now: Millis) -> bool {
         self.0.load(Ordering::Relaxed) > now.0
@@ -157,5 +164,12 @@ mod tests {
         assert!(!until.covers(Millis(0)));
         until.set(Millis(10));
         assert!(until.covers(Millis(9)) && !until.covers(Millis(10)));
+        // A session that comes in asked a moment before the operator did.
+        until.begin(Millis(0));
+        assert!(until.covers(Millis(9)));
+        let ended = Until::default();
+        ended.set(Millis(1));
+        ended.begin(Millis(10));
+        assert!(!ended.covers(Millis(2)));
     }
 }

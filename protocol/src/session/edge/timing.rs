@@ -56,6 +56,15 @@ impl Session {
         }
     }
 
+    /// The caller does not read now, since it has no room: silence is its own.
+    pub fn not_read(&mut self, now: Instant) {
+        self.heard = now;
+        if let Some(partial) = &mut self.partial {
+            let left = partial.deadline.since(partial.begun);
+            (partial.begun, partial.deadline) = (now, now.after(left));
+        }
+    }
+
     fn check_silence(&mut self, now: Instant) {
         if let Some(partial) = self.partial {
             if now >= partial.deadline {

@@ -27,7 +27,7 @@ use crate::upstream::Input;
 pub(super) struct Bulk {
     waiting: HashMap<LinkSessionId, Waiting>,
     turns: VecDeque<LinkSessionId>,
-    /// Bytes of all chunks here.
+    /// What all that waits here takes.
     bytes: usize,
 }
 
@@ -64,11 +64,13 @@ impl Held {
         Some(Self::Frame(frame))
     }
 
+    /// What it takes of the memory: a payload of one byte is not one byte.
     fn bytes(&self) -> usize {
-        match self {
+        let own = match self {
             Self::Chunk { payload, .. } => payload.len(),
-            Self::Frame(_) => 0,
-        }
+            Self::Frame(frame) => frame.len(),
+        };
+        size_of::<Self>() + own
     }
 
     fn say(
@@ -153,6 +155,7 @@ impl Bulk {
         while let Some(Held::Frame(_)) = messages.front()
             && let Some(frame) = messages.pop_front()
         {
+            self.bytes -= frame.bytes();
             if let Err(why) = frame.say(session, machine, out) {
                 tracing::debug!(%session, %why, "nothing more is said of an upload");
             }
@@ -180,5 +183,36 @@ impl Bulk {
         if let Some(waiting) = self.waiting.get_mut(&session) {
             waiting.waker = Some(waker.clone());
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use spile_protocol::message::Seal;
+
+    use super::*;
+
+    const ONE: LinkSessionId = LinkSessionId(1);
+
+    fn keep(bulk: &mut Bulk, message: Message<'_>) -> bool {
+        bulk.keep(ONE, &Input { message, number: Number(0), payload_crc: 0, block: None })
+    }
+
+    #[test]
+    fn what_is_small_fills_the_room_too() {
+        let mut bulk = Bulk::default();
+        let seal = || Message::Seal(Seal { upload: 1, size: 1, blake3: [0; 32] });
+        assert!(!keep(&mut bulk, seal()), "nothing stands before it");
+        let mut held = 0_u64;
+        while bulk.has_room(ONE) {
+            let offset = held;
+            assert!(keep(&mut bulk, Message::Chunk(Chunk { upload: 1, offset, payload: b"x" })));
+            assert!(keep(&mut bulk, seal()));
+            held += 1;
+        }
+        let least = 2 * size_of::<Held>() * usize::try_from(held).unwrap();
+        assert!(least < LINK_BULK, "{held} of each take {least} at least");
+        bulk.forget(ONE);
+        assert_eq!(bulk.bytes, 0);
     }
 }

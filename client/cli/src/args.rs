@@ -412,6 +412,13 @@ pub(crate) enum ContextCommand {
     Show,
 }
 
+impl Command {
+    /// Is `--cert` or `--token`, where it was typed, a wish of this command's own? Otherwise it says who we are.
+    pub(crate) const fn asks_for_credential(&self) -> bool {
+        matches!(self, Self::Device(Device::Add(add)) if !add.device_key)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use clap::CommandFactory;
@@ -429,6 +436,21 @@ mod tests {
         let help = command.render_help().to_string();
         for name in command.get_subcommands().map(clap::Command::get_name) {
             assert!(help.contains(&format!("\n  spile {name}")), "{name}");
+        }
+    }
+
+    #[test]
+    fn whose_certificate_is_meant_follows_from_the_command() {
+        for (line, own) in [
+            ("spile device add d --cert", true),
+            ("spile --cert f device add d --cert", true),
+            ("spile --cert f --client-key k device add d --device-key", false),
+            ("spile --cert f status", false),
+        ] {
+            let typed = Typed::try_parse_from(line.split(' ')).unwrap();
+            assert_eq!(typed.command.asks_for_credential(), own, "{line}");
+            let ours = line.contains("--cert f") && !own;
+            assert_eq!(!own && typed.everywhere.cert.is_some(), ours, "{line}");
         }
     }
 

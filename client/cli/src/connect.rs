@@ -23,7 +23,7 @@ pub(crate) fn effective(typed: &Everywhere) -> Result<Context, Failure> {
     let required = typed.url.is_none();
     let mut context = context::find(named(typed), required)?.context;
     let over = typed.clone();
-    if over.cert.is_some() || over.token.is_some() {
+    if over.cert.is_some() {
         // Another credential takes the place of the context's, whatever kind that was.
         (context.cert, context.client_key) = (None, None);
         (context.device_key, context.token) = (None, None);
@@ -34,7 +34,6 @@ pub(crate) fn effective(typed: &Everywhere) -> Result<Context, Failure> {
     context.ca = over.ca.or(context.ca);
     context.cert = over.cert.or(context.cert);
     context.client_key = over.client_key.or(context.client_key);
-    context.token = over.token.or(context.token);
     context.tenant = over.tenant.or(context.tenant);
     Ok(context)
 }

@@ -19,7 +19,7 @@ use std::process::ExitCode;
 use clap::Parser;
 use clap::error::ErrorKind;
 
-use args::{Command, Device, Everywhere, Typed};
+use args::{Command, Everywhere, Typed};
 use failure::{Exit, Failure};
 use output::{Output, say};
 
@@ -112,10 +112,8 @@ async fn perform(
     command: Command,
     output: &mut Output,
 ) -> Result<(), Failure> {
-    if let Command::Device(Device::Add(add)) = &command
-        && (add.cert.is_some() || add.token.is_some())
-    {
-        // There `--cert` and `--token` ask for one; ours stands in the context.
+    if command.asks_for_credential() {
+        // Ours stands in the context.
         (everywhere.cert, everywhere.token) = (None, None);
     }
     let typed = &everywhere;

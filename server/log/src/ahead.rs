@@ -1,5 +1,6 @@
-//! The next segment's file, filled with zeros before it is begun, while the log grows fast. To overwrite zeros the file system
-//! need not change its own records, so a sync of events neither grows the file nor waits for what else is written to the disk.
+//! The next segment's file, filled with zeros before it is begun, while the log grows, but not as fast as the disk. To overwrite
+//! zeros the file system need not change its own records, so a sync of events neither grows the file nor waits for what else is
+//! written to the disk.
 //!
 //! All of it is off the path of acknowledgements, slice by slice (log §9.5). The invariant: nothing is promised by this file; it
 //! has a `.tmp` name until it is begun, so the next start removes it.
@@ -10,7 +11,7 @@ use std::sync::atomic::Ordering;
 use crate::disk::{DiskFile, write_whole};
 use crate::error::At;
 use crate::format::narrow;
-use crate::limits::{AHEAD_PART, AHEAD_SLICE};
+use crate::limits::{AHEAD_MOST, AHEAD_PART, AHEAD_SLICE};
 use crate::shared::Shared;
 use crate::writer::discard;
 use crate::{Options, State, lock};
@@ -29,13 +30,14 @@ pub(crate) struct Filling {
 }
 
 impl Shared {
-    /// A look each second: does the log grow so fast that its next segment is to be filled? Begins with it.
+    /// A look each second: does the log grow so that its next segment is to be filled? Begins with it.
     pub(crate) fn look_ahead(&self) -> bool {
         let written = self.counters.bytes.load(Ordering::Relaxed);
         let mut filling = lock(&self.filling);
         let grew = written.saturating_sub(std::mem::replace(&mut filling.seen, written));
-        let fast = grew >= self.options.segment_bytes / AHEAD_PART;
-        let begins = self.options.prefill && fast && filling.file.is_none();
+        let segment = self.options.segment_bytes;
+        let grows = (segment / AHEAD_PART..segment / AHEAD_MOST).contains(&grew);
+        let begins = self.options.prefill && grows && filling.file.is_none();
         if begins && lock(&self.ahead).is_none() && self.has_room_ahead() {
             filling.filled = 0;
             // Without it the log grows as it is written.

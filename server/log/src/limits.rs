@@ -42,8 +42,11 @@ pub const SLICE_BYTES: usize = 8 << 20;
 /// Zeros that are written and synced at once in the file of the next segment.
 pub const AHEAD_SLICE: u64 = 512 << 10;
 
-/// A log that grows by this part of a segment in a second gets its next segment filled with zeros ahead.
+/// A log that grows by this part of a segment in a second gets its next segment filled with zeros ahead …
 pub const AHEAD_PART: u64 = 64;
+
+/// … but not one that grows by this part: its commits are large, and the disk would have to write all of it twice.
+pub const AHEAD_MOST: u64 = 4;
 
 /// Zero-filled bytes ahead of the end that are topped up while the disk is idle.
 pub const PREFILL_BYTES: u64 = 256 * 1024;

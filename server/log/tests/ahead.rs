@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, reason = "a test that fails may stop")]
 
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use spile_log::disk::sim::{Fault, FaultKind};
@@ -58,6 +59,9 @@ fn a_log_that_grows_fast_begins_its_next_segment_in_zeros() {
     put(&log, 100);
     log.tend();
     assert_eq!(bytes_of(&disk, AHEAD), None, "it grew by less than a part of a segment");
+    put(&log, 17 << 10);
+    log.tend();
+    assert_eq!(bytes_of(&disk, AHEAD), None, "and by so much that all would be written twice");
     put(&log, 2000);
     log.tend();
     let zeros = bytes_of(&disk, AHEAD).unwrap();
@@ -172,7 +176,12 @@ fn the_keeper_fills_it_while_events_come() {
         })
     };
     while !is_filled() {
-        put(&log, 500);
+        put(&log, 2000);
+        // The keeper looks each second.
+        let put = Instant::now();
+        while !is_filled() && put.elapsed() < Duration::from_secs(2) {
+            std::thread::yield_now();
+        }
     }
     log.close();
 }

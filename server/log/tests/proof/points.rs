@@ -41,7 +41,13 @@ const WORKLOADS: [&[Step]; 9] = [
         Step::Retain,
         Step::Batch(&[10]),
     ],
-    &[Step::Batch(&[13000]), Step::Tend, Step::Batch(&[10]), Step::Batch(&[10])],
+    &[
+        Step::Batch(&[3000]),
+        Step::Tend,
+        Step::Batch(&[13000]),
+        Step::Batch(&[10]),
+        Step::Batch(&[10]),
+    ],
 ];
 
 /// Runs a workload until it ends or the power goes.

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use spile_client::{Consume, Delivery, GroupDelivery, Settled, Settling};
+use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinSet;
 
 /// Keys worked on at a time.
@@ -27,6 +28,8 @@ async fn main() -> Result<()> {
     let client = spile_examples::builder()?.connect().await?;
     let mut deliveries = client.consume(&group, Consume::default().batch(16, 1 << 20)).await?;
     let mut under_way = JoinSet::new();
+    // Once, before the loop: what listens for one turn only misses a Ctrl-C between two.
+    let mut stop = signal(SignalKind::interrupt())?;
     loop {
         // A delivery is one key's, and the next of that key comes when this one is settled: so deliveries can be worked
         // on side by side, and each key keeps its order.
@@ -36,7 +39,7 @@ async fn main() -> Result<()> {
                 None => break,
             },
             Some(worked) = under_way.join_next() => worked?,
-            stop = tokio::signal::ctrl_c() => break stop?,
+            _ = stop.recv() => break,
         }
     }
     // What is being worked on is finished and settled; what was not begun goes to the other members.

@@ -11,6 +11,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, bail};
 use spile_client::{Answer, Call, Client, Code, Event, Expect, NotDone, Reply};
 use spile_protocol::id::Version;
+use tokio::signal::unix::{SignalKind, signal};
 
 const SERVICE: &str = "jobs";
 const STATUS: &str = "job/status";
@@ -34,8 +35,10 @@ async fn serve(client: &Client) -> Result<()> {
     let step = Duration::from_millis(step);
     let ours = client.clone();
     let serving = client.serve(SERVICE, 8, move |call| begin(ours.clone(), step, call)).await?;
+    // Before anybody reads that it serves, and may answer with Ctrl-C.
+    let mut stop = signal(SignalKind::interrupt())?;
     println!("serving {SERVICE}");
-    tokio::signal::ctrl_c().await?;
+    stop.recv().await;
     // What was called is answered. A job under way ends with this process: its stream says how far it came.
     serving.stop().await;
     Ok(())

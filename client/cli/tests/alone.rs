@@ -2,11 +2,12 @@
 
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic, reason = "a test may fail")]
 
-use std::net::TcpListener;
+use std::net::{Ipv4Addr, TcpListener};
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
 use serde_json::Value;
+use tokio::net::TcpSocket;
 
 fn spile(folder: &Path, args: &[&str]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_spile"))
@@ -44,6 +45,13 @@ fn context(folder: &Path, url: &str) {
     std::fs::write(file, text).unwrap();
 }
 
+/// An address at which nobody listens, and that nobody else is given as long as this is kept.
+fn nobody() -> TcpSocket {
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.bind((Ipv4Addr::LOCALHOST, 0).into()).unwrap();
+    socket
+}
+
 #[test]
 fn what_can_not_be_meant_is_a_usage_error() {
     refused(&[], 2, "usage");
@@ -78,10 +86,8 @@ fn without_a_context_the_way_to_one_is_told() {
 #[test]
 fn nobody_there_is_5_and_with_json_an_object_says_so() {
     let folder = tempfile::tempdir().unwrap();
-    let port = {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        listener.local_addr().unwrap().port()
-    };
+    let nobody = nobody();
+    let port = nobody.local_addr().unwrap().port();
     context(folder.path(), &format!("spile+insecure://127.0.0.1:{port}"));
     for command in [&["publish", "t", "d"][..], &["subscribe", "#"], &["status"], &["device", "ls"]]
     {
@@ -111,10 +117,8 @@ fn a_server_that_says_nothing_is_given_up_in_time() {
 #[test]
 fn doctor_says_how_far_it_gets() {
     let folder = tempfile::tempdir().unwrap();
-    let port = {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        listener.local_addr().unwrap().port()
-    };
+    let nobody = nobody();
+    let port = nobody.local_addr().unwrap().port();
     context(folder.path(), &format!("spile+insecure://127.0.0.1:{port}"));
     let output = spile(folder.path(), &["doctor", "--json", "--context", "./c.toml"]);
     assert_eq!(output.status.code(), Some(5));

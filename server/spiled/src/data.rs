@@ -24,7 +24,7 @@ const LOCK_FILE: &str = "lock";
 pub struct DataFolder {
     path: PathBuf,
     /// Held for its lock, which ends with the process whatever its end is.
-    _lock: File,
+    lock: File,
 }
 
 /// Why a folder can't be used.
@@ -98,7 +98,7 @@ impl DataFolder {
             durable::write(&path.join(FORMAT_FILE), line.as_bytes(), durable::PLAIN)?;
         }
         let path = fs::canonicalize(path).map_err(not_writable("find", path))?;
-        Ok(Self { path, _lock: lock })
+        Ok(Self { path, lock })
     }
 
     /// Takes a folder that is there for an offline tool. Nothing in it is changed; one without a lock file, such as a
@@ -120,12 +120,19 @@ impl DataFolder {
         };
         let lock = hold(lock, path)?;
         let path = fs::canonicalize(path).map_err(not_writable("find", path))?;
-        Ok(Self { path, _lock: lock })
+        Ok(Self { path, lock })
     }
 
     /// Where it is, absolute.
     pub fn path(&self) -> &Path {
         &self.path
+    }
+}
+
+impl Drop for DataFolder {
+    /// Frees it at once: a child that another thread is starting has the descriptor too, until it runs its own program.
+    fn drop(&mut self) {
+        self.lock.unlock().unwrap_or_default();
     }
 }
 

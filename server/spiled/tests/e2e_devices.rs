@@ -22,6 +22,9 @@ use spile_protocol::session::key;
 
 const KEY: [u8; 32] = [9; 32];
 
+/// Time for a call to an edge that is silent: the worker gives that up after 5 s, and is waited for half of this.
+const PATIENT_MS: u32 = 40_000;
+
 /// Asks until the answer is as it is wanted.
 fn until<T: std::fmt::Debug>(mut ask: impl FnMut() -> T, wanted: impl Fn(&T) -> bool) -> T {
     let begun = Instant::now();
@@ -50,11 +53,11 @@ fn device(split: &Split, running: &Running, edge: &str, run: u8) -> Raw {
 }
 
 fn show(operator: &mut Raw) -> Value {
-    operator.call("$device", "show", &json!({"id": "pump-7"})).unwrap()
+    operator.call_within(PATIENT_MS, ("$device", "show"), &json!({"id": "pump-7"})).unwrap()
 }
 
 fn kick(operator: &mut Raw) -> Value {
-    operator.call("$device", "kick", &json!({"id": "pump-7"})).unwrap()
+    operator.call_within(PATIENT_MS, ("$device", "kick"), &json!({"id": "pump-7"})).unwrap()
 }
 
 /// Edge and run of each session that is shown, in order.
@@ -136,7 +139,8 @@ fn an_edge_that_does_not_answer_is_missing_from_a_kick_and_its_session_goes_when
 }
 
 fn debug(operator: &mut Raw, for_ms: u64) -> Result<Value, String> {
-    operator.call("$device", "debug", &json!({"id": "pump-7", "for_ms": for_ms}))
+    let asked = json!({"id": "pump-7", "for_ms": for_ms});
+    operator.call_within(PATIENT_MS, ("$device", "debug"), &asked)
 }
 
 /// Lines of a node's log about frames of that kind.

@@ -239,12 +239,10 @@ fn a_revoked_device_is_cut_over_a_link_and_the_operator_hears_which_edges_know()
     let (mut device, heard) =
         Raw::with_key(edge(&running), &plain, ("pump-7", &KEY), [3; 8]).unwrap();
     assert_eq!(heard, "welcome pump-7");
-    let begun = std::time::Instant::now();
     let revoked = operator.call("$device", "revoke", &json!({"id": "pump-7"})).unwrap();
     assert_eq!(revoked["confirmed"], json!(["e1"]), "{revoked}");
     let said = device.shown();
     assert!(said.contains("revoked"), "{said}");
-    assert!(begun.elapsed().as_secs() < 5, "{:?}", begun.elapsed());
     let (_, heard) = Raw::with_key(edge(&running), &plain, ("pump-7", &KEY), [4; 8]).unwrap();
     assert_eq!(heard, "fault revoked");
 }

@@ -1,6 +1,10 @@
 //! The real binary: started, asked, signalled, and given what it must refuse.
 #![expect(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 
+#[path = "e2e/port.rs"]
+#[allow(unreachable_pub, reason = "others share it")]
+mod port;
+
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
@@ -9,6 +13,7 @@ use std::process::{Child, ChildStdout, Command, Output, Stdio};
 use std::sync::mpsc::sync_channel;
 use std::time::Duration;
 
+use port::Port;
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
@@ -135,11 +140,11 @@ fn a_first_start_makes_everything_and_says_where_it_is() {
 fn a_second_start_keeps_certificates_and_renews_contexts() {
     let folder = TempDir::new().unwrap();
     let cert = folder.path().join("dev/device.pem");
-    let server = Server::start(&mut all_in_one(folder.path()));
+    // Kept when the first has ended, so that the next start gets another.
+    let port = Port::kept();
+    let server = Server::start(&mut port.all_in_one(folder.path()));
     let (before, address) = (fs::read(&cert).unwrap(), server.said("edge").to_owned());
     assert_eq!(server.end(Signal::INT).0, 0);
-    // The address of before is taken now, so that the next start gets another.
-    let _taken = std::net::TcpListener::bind(&address).unwrap();
     let server = Server::start(&mut all_in_one(folder.path()));
     assert_ne!(server.said("edge"), address);
     assert_eq!(fs::read(&cert).unwrap(), before);

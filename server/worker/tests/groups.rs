@@ -9,7 +9,13 @@
 
 mod support;
 
-use std::{collections::VecDeque, sync::Arc};
+use std::{
+    collections::VecDeque,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+};
 
 use serde_json::{Value, json};
 use spile_protocol::{
@@ -17,8 +23,8 @@ use spile_protocol::{
     id::{Role, Run},
     message::{Outcome, Source},
 };
-use spile_worker::{Worker, attach_of};
-use support::{Client, Delivered, Told, open};
+use spile_worker::{Config, TimeOfDay, Worker, attach_of};
+use support::{Client, Delivered, NOW, Told, config, log, open};
 
 const RETRY: Outcome = Outcome::Retry { after_ms: 0 };
 
@@ -309,13 +315,16 @@ async fn a_group_is_sent_elsewhere_and_what_was_settled_before_is_void() {
 #[tokio::test]
 async fn what_is_not_settled_in_time_goes_to_another_without_anybody_asking() {
     let folder = tempfile::tempdir().unwrap();
-    let worker = open(folder.path());
+    let clock = Arc::new(AtomicU64::new(NOW.0));
+    let config = Config { clock: TimeOfDay::Set(clock.clone()), ..config() };
+    let worker = Worker::open(config, Arc::new(log(folder.path())), None).unwrap();
     create(&worker, json!({ "filter": "t", "settle_within_ms": 60 })).await;
     let mut slow = Member::join(&worker, "slow", 1, 1);
     publish(&worker, "a", 1).await;
     let first = slow.next().await;
     let mut other = Member::join(&worker, "other", 1, 1);
-    let again = other.next().await;
+    // It sleeps when the time passes, and is woken.
+    let (again, _) = tokio::join!(other.next(), async { clock.fetch_add(60, Ordering::AcqRel) });
     assert_eq!(of(&again), ("a", 1, 2));
     slow.says(&first, Outcome::Done, 0);
     assert_eq!(slow.answer().await, (1, Outcome::Seen));

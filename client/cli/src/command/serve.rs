@@ -76,17 +76,21 @@ pub(crate) async fn run(
         let again = signal::stop();
         tokio::pin!(again);
         let running = serving.running();
-        if running > 0 {
-            output.notice(&format!("waiting for {running} that run; Ctrl-C again does not wait"));
-        }
+        let waiting = format!("waiting for {running} that run; Ctrl-C again does not wait");
+        let mut told = running == 0;
         let stopped = serving.stop();
         tokio::pin!(stopped);
         loop {
             tokio::select! {
                 biased;
                 () = &mut again => return Err(Failure::Quiet(Exit::Failed)),
-                Some(row) = over.recv() => show(&row, output)?,
                 () = &mut stopped => break,
+                // Behind the stop, which begins when it is looked at: who reads this finds no call taken any more.
+                () = std::future::ready(()), if !told => {
+                    output.notice(&waiting);
+                    told = true;
+                }
+                Some(row) = over.recv() => show(&row, output)?,
             }
         }
         while let Ok(row) = over.try_recv() {

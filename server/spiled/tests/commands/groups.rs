@@ -10,7 +10,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
 use crate::spile::{Ran, ran, run, spile};
-use crate::{check, started};
+use crate::{check, started, until};
 
 /// One object a line.
 fn objects(ran: &Ran) -> Vec<Value> {
@@ -472,26 +472,17 @@ const GRANDCHILD: &str = "tail -f /dev/null > /dev/null 2>&1 & echo $! > grandch
 
 /// The process that wrote its number there, once it did.
 pub(crate) fn grandchild(folder: &Path) -> u32 {
-    loop {
-        if let Ok(text) = std::fs::read_to_string(folder.join("grandchild")) {
-            return text.trim().parse().unwrap();
-        }
-        std::thread::yield_now();
-    }
+    let text = || std::fs::read_to_string(folder.join("grandchild")).ok();
+    until("the grandchild", text).trim().parse().unwrap()
 }
 
 /// Waits until a process is no more, or only its number is.
 pub(crate) fn is_gone(process: u32) {
     let stat = format!("/proc/{process}/stat");
-    for _ in 0..200_000 {
-        let gone =
-            |text: String| text.rsplit_once(')').is_none_or(|(_, rest)| rest.starts_with(" Z"));
-        if std::fs::read_to_string(&stat).map_or(true, gone) {
-            return;
-        }
-        std::thread::yield_now();
-    }
-    panic!("process {process} runs on");
+    let gone = |text: String| text.rsplit_once(')').is_none_or(|(_, rest)| rest.starts_with(" Z"));
+    until(&format!("the end of process {process}"), || {
+        std::fs::read_to_string(&stat).map_or(true, gone).then_some(())
+    });
 }
 
 #[test]
@@ -522,9 +513,13 @@ fn a_call_whose_time_is_over_has_no_child_and_no_grandchild_any_more() {
     let mut line = String::new();
     BufReader::new(child.stderr.take().unwrap()).read_line(&mut line).unwrap();
     assert!(line.contains("serving"), "{line}");
-    let called = run(folder, &["call", "jobs", "x", "--timeout", "2s"]);
+    let (called, process) = std::thread::scope(|scope| {
+        let called = scope.spawn(|| run(folder, &["call", "jobs", "x", "--timeout", "3s"]));
+        let process = grandchild(folder);
+        (called.join().unwrap(), process)
+    });
     assert_eq!(called.code, 5, "{}", called.err);
-    is_gone(grandchild(folder));
+    is_gone(process);
     kill_process(Pid::from_child(&child), Signal::TERM).unwrap();
     assert!(child.wait().unwrap().success());
 }

@@ -19,12 +19,29 @@ use std::{
     io::Write,
     path::Path,
     process::{Command, Stdio},
+    time::{Duration, Instant},
 };
 
 use e2e::{Server, all_in_one};
 use rustix::process::Signal;
 use spile::{ran, run};
 use tempfile::TempDir;
+
+/// Whatever takes longer fails its test.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Asks until there is an answer.
+#[expect(clippy::disallowed_methods, reason = "a test has a clock")]
+fn until<T>(what: &str, mut ask: impl FnMut() -> Option<T>) -> T {
+    let begun = Instant::now();
+    loop {
+        if let Some(answer) = ask() {
+            return answer;
+        }
+        assert!(begun.elapsed() < PATIENCE, "{what} did not come");
+        std::thread::yield_now();
+    }
+}
 
 /// A folder with a server that has its data in `spile-data`, as after `cargo run`.
 fn started() -> (TempDir, Server) {
@@ -43,17 +60,29 @@ fn tour() -> Vec<String> {
     block.lines().filter(|line| !line.starts_with("alias ")).map(str::to_owned).collect()
 }
 
+/// Is nothing bad of doctor's checks, or only this machine's disk, which may be slow or nearly full?
+fn is_well(checks: &str) -> bool {
+    checks.lines().all(|line| {
+        let check: serde_json::Value = serde_json::from_str(line).unwrap();
+        let is = |field: &str, value: serde_json::Value| check.get(field) == Some(&value);
+        is("ok", true.into()) || is("check", "disk".into()) || is("check", "sync".into())
+    })
+}
+
 #[test]
 fn every_line_of_the_readmes_tour_works_as_it_stands() {
     let (folder, _server) = started();
     let lines = tour();
     assert!(lines.len() > 10);
     for line in lines {
-        let script = format!("spile() {{ \"$SPILE\" \"$@\"; }}\nset -o pipefail\n{line}");
+        let doctor = line == "spile doctor";
+        let json = if doctor { " --json" } else { "" };
+        let script = format!("spile() {{ \"$SPILE\" \"$@\"; }}\nset -o pipefail\n{line}{json}");
         let mut bash = Command::new("bash");
         bash.args(["-c", &script]).env("SPILE", spile::binary()).current_dir(folder.path());
         let ran = ran(bash.stdin(Stdio::null()).output().unwrap());
-        assert_eq!(ran.code, 0, "{line}\n{}{}", ran.out, ran.err);
+        let well = ran.code == 0 || doctor && ran.code == 1 && is_well(&ran.out);
+        assert!(well, "{line}: {}\n{}{}", ran.code, ran.out, ran.err);
         assert!(line.contains("--quiet") || !ran.out.is_empty(), "{line} printed nothing");
     }
 }
@@ -234,7 +263,7 @@ fn a_revoked_device_is_refused() {
 
 #[test]
 fn a_device_that_listens_is_shown_and_kicked_and_comes_back() {
-    let (folder, _server) = started();
+    let (folder, server) = started();
     let folder = folder.path();
     let added = run(folder, &["device", "add", "sensor-1", "--device-key", "--out", "s"]);
     assert_eq!(added.code, 0, "{}", added.err);
@@ -251,6 +280,9 @@ fn a_device_that_listens_is_shown_and_kicked_and_comes_back() {
         if round == "two" {
             break;
         }
+        // A kick before it is done would bring it again.
+        let done = || server.metric("spile_worker_inbox_settled_total") == 1;
+        until("its settlement", || done().then_some(()));
         let shown = run(folder, &["--json", "device", "show", "sensor-1"]);
         let shown: serde_json::Value = serde_json::from_str(&shown.out).unwrap();
         let session = &shown["sessions"][0];

@@ -12,6 +12,8 @@ use crate::started;
 
 /// Commands that go on until they are stopped: they are told to end when nothing more comes.
 const ENDLESS: [&str; 3] = ["spile consume", "spile subscribe", "spile stream"];
+/// Those among them that an event is there for: they are told to end behind it.
+const TAKES_ONE: [&str; 2] = ["spile consume makers", "spile consume alerts"];
 
 /// The lines of the page's shell blocks, and what stands as a command in its text, in their order.
 fn commands() -> Vec<String> {
@@ -37,9 +39,13 @@ fn as_run(line: &str, letter: &str) -> String {
     let (command, note) = line.split_once(" #").unwrap_or((line, ""));
     assert!(!note.contains("spile "), "a command behind a note is not run: {line}");
     let mut command = command.trim_end().replace("a:1042", letter);
-    if ENDLESS.iter().any(|endless| command.starts_with(endless)) && !command.contains("--count") {
-        command.push_str(" --wait 500ms");
-    }
+    let among = |some: &[&str]| some.iter().any(|one| command.starts_with(one));
+    let end = match (among(&TAKES_ONE), among(&ENDLESS) && !command.contains("--count")) {
+        (true, _) => " --count 1",
+        (false, true) => " --wait 500ms",
+        (false, false) => "",
+    };
+    command.push_str(end);
     command
 }
 

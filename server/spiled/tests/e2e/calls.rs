@@ -16,12 +16,22 @@ use super::{Gone, Raw, hello};
 impl Raw {
     /// Calls, and waits for the answer: a reply as JSON, or the code of what it was refused with.
     pub fn call(&mut self, service: &str, method: &str, asked: &Value) -> Result<Value, String> {
+        self.call_within(10_000, (service, method), asked)
+    }
+
+    /// The same with so much time.
+    pub fn call_within(
+        &mut self,
+        remaining_ms: u32,
+        (service, method): (&str, &str),
+        asked: &Value,
+    ) -> Result<Value, String> {
         let payload = serde_json::to_vec(asked).unwrap();
         let fields = Call {
             request: RequestId(7),
             service,
             method,
-            remaining_ms: 10_000,
+            remaining_ms,
             idempotent: false,
             content_type: "application/json",
             caller: "",

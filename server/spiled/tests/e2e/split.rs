@@ -50,7 +50,7 @@ impl Split {
     }
 
     /// The same with these edges, `edge-NAME` each; `prepare` may change each node's file before it starts, once the
-    /// workers' addresses are in.
+    /// workers' addresses are in. Each edge knows who may come and has its links to both workers.
     pub fn with_edges(edges: &[&str], prepare: impl Fn(&Self, &str)) -> (Self, Running) {
         let mut split = Self::new(edges);
         let mut running = Running::new();
@@ -69,6 +69,7 @@ impl Split {
             prepare(&split, &node);
             let edge = split.start("edge", &node);
             split.wait_for_registry(&edge);
+            while edge.metric("spile_edge_links") < 2 {}
             running.insert(node, edge);
         }
         (split, running)

@@ -1,5 +1,6 @@
 //! Between a client and its server: ends the client's TLS as the server, goes on to it as the operator, and reads both
-//! ways. Holds every CHUNK against the stored offset that the client had been told when it sent it.
+//! ways. Holds every CHUNK against the stored offset that the client had been told when it sent it, and lets only so many of
+//! them by on a connection, so that an upload is surely under way when a test kills one end.
 //!
 //! Invariant: what a server says is known here before the client can hear it, so that no chunk is judged by less.
 #![allow(
@@ -22,6 +23,7 @@ use spile_protocol::{frame, limits};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::Runtime;
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio_rustls::{TlsAcceptor, TlsConnector};
 
@@ -72,21 +74,29 @@ impl Uploads {
 pub(crate) struct Observer {
     pub(crate) address: SocketAddr,
     seen: Arc<Mutex<Seen>>,
+    /// Bytes of chunks that go by on one connection.
+    most: watch::Sender<u64>,
     _runtime: Runtime,
 }
 
 impl Observer {
-    /// Before the all-in-one that listens at `server`, with its data in `data`.
-    pub(crate) fn before(server: SocketAddr, data: &Path) -> Self {
+    /// Before the all-in-one that listens at `server`, with its data in `data`. Of a connection's chunks the first go by, up
+    /// to `most` bytes; those behind wait until it ends, or all are let by.
+    pub(crate) fn before(server: SocketAddr, data: &Path, most: u64) -> Self {
         let runtime =
             tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
         let runtime = runtime.unwrap();
         let listener = runtime.block_on(TcpListener::bind("127.0.0.1:0")).unwrap();
         let address = listener.local_addr().unwrap();
         let seen = Arc::<Mutex<Seen>>::default();
-        let (acceptor, data) = (acceptor(data), data.to_owned());
-        runtime.spawn(accept(listener, acceptor, server, data, Arc::clone(&seen)));
-        Self { address, seen, _runtime: runtime }
+        let (most, held) = watch::channel(most);
+        let ends = (acceptor(data), server, data.to_owned());
+        runtime.spawn(accept(listener, ends, Arc::clone(&seen), held));
+        Self { address, seen, most, _runtime: runtime }
+    }
+
+    pub(crate) fn let_by(&self) {
+        self.most.send_replace(u64::MAX);
     }
 
     pub(crate) fn seen(&self) -> Seen {
@@ -111,17 +121,16 @@ fn acceptor(data: &Path) -> TlsAcceptor {
 
 async fn accept(
     listener: TcpListener,
-    acceptor: TlsAcceptor,
-    server: SocketAddr,
-    data: PathBuf,
+    (acceptor, server, data): (TlsAcceptor, SocketAddr, PathBuf),
     seen: Arc<Mutex<Seen>>,
+    most: watch::Receiver<u64>,
 ) {
     let operator = TlsConnector::from(tls(&data.join("dev"), Some("operator")));
     let mut connections = JoinSet::new();
     loop {
         let (tcp, _) = listener.accept().await.unwrap();
         let (acceptor, operator) = (acceptor.clone(), operator.clone());
-        let seen = Arc::clone(&seen);
+        let (seen, most) = (Arc::clone(&seen), most.clone());
         connections.spawn(async move {
             // A server that is down: its client hears that by the end of its own connection.
             let Ok(up) = TcpStream::connect(server).await else { return };
@@ -132,31 +141,40 @@ async fn accept(
             let uploads = Mutex::new(Uploads::default());
             // Whichever way ends first ends both.
             tokio::select! {
-                () = carry(down.0, up.1, Sender::Client, &uploads, &seen) => {}
-                () = carry(up.0, down.1, Sender::Server, &uploads, &seen) => {}
+                () = carry(down.0, up.1, (Sender::Client, most.clone()), &uploads, &seen) => {}
+                () = carry(up.0, down.1, (Sender::Server, most), &uploads, &seen) => {}
             }
         });
     }
 }
 
-/// Whole frames from one to the other, each looked at before it goes on.
+/// Whole frames from one to the other, each looked at before it goes on, or waits because of the chunks before it.
 async fn carry(
     mut from: impl AsyncRead + Unpin,
     mut to: impl AsyncWrite + Unpin,
-    sender: Sender,
+    (sender, mut most): (Sender, watch::Receiver<u64>),
     uploads: &Mutex<Uploads>,
     seen: &Mutex<Seen>,
 ) {
-    let mut bytes = Vec::new();
+    let (mut bytes, mut passed) = (Vec::new(), 0);
     while let Ok(1..) = from.read_buf(&mut bytes).await {
-        let mut whole = 0;
+        let (mut whole, mut chunks) = (0, 0);
         while let Some((frame, length)) =
             frame::decode(bytes.get(whole..).unwrap_or_default(), limits::FRAME_MAX).unwrap()
         {
             let message = Message::decode(&frame, sender).unwrap();
             uploads.lock().unwrap().said(&mut seen.lock().unwrap(), &message);
             whole += length;
+            if let Message::Chunk(chunk) = message {
+                chunks += u64::try_from(chunk.payload.len()).unwrap();
+            }
         }
+        // Some chunks go by in any case.
+        let may = |most: &u64| chunks == 0 || passed == 0 || passed + chunks <= *most;
+        if most.wait_for(may).await.is_err() {
+            return;
+        }
+        passed += chunks;
         let sent = match bytes.get(..whole) {
             Some(whole) => to.write_all(whole).await.and(to.flush().await),
             None => return,

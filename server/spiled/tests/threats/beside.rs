@@ -16,7 +16,7 @@ const TOPIC: &str = "telemetry/beside";
 /// In flight.
 const WINDOW: u64 = 4;
 /// A publisher that hears no ack for so long was harmed.
-const PATIENCE: Duration = Duration::from_secs(10);
+const PATIENCE: Duration = Duration::from_secs(60);
 
 pub struct Beside {
     shared: Arc<Shared>,

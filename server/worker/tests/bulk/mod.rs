@@ -8,7 +8,7 @@
     reason = "a test"
 )]
 
-use std::{collections::VecDeque, sync::Arc, time::Duration};
+use std::{collections::VecDeque, io::ErrorKind, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use spile_log::{Log, Options, RealDisk};
@@ -122,7 +122,12 @@ impl Disks {
 
     pub fn chunk_bytes(&self) -> u64 {
         let files = std::fs::read_dir(self.0.path().join("chunks")).unwrap();
-        files.map(|file| file.unwrap().metadata().unwrap().len()).sum()
+        let bytes = files.map(|file| match file.unwrap().metadata() {
+            // The log has removed or renamed it since it was listed.
+            Err(gone) if gone.kind() == ErrorKind::NotFound => 0,
+            known => known.unwrap().len(),
+        });
+        bytes.sum()
     }
 }
 

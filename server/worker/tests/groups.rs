@@ -313,6 +313,27 @@ async fn a_group_is_sent_elsewhere_and_what_was_settled_before_is_void() {
 }
 
 #[tokio::test]
+async fn a_tenants_group_is_told_however_many_of_others_are_further_behind() {
+    let folder = tempfile::tempdir().unwrap();
+    let worker = open(folder.path());
+    let group = |name: &str| json!({ "name": name, "filter": "t", "from": "start" });
+    for number in 0..20 {
+        let name = format!("g{number}");
+        assert_eq!(ask(&worker, "$group", "create", group(&name)).await.0, Code(0));
+    }
+    let attach = attach_of("north", Role::Operator, "ada", Run([5; 8]));
+    let mut north = Client::of(&worker, &attach);
+    assert_eq!(north.reply("$group", "create", &group("n").to_string()).await.0, Code(0));
+    publish(&worker, "k", 3).await;
+    let told = Client::of(&worker, &attach).reply("$status", "get", "").await.1;
+    assert_eq!(told["lags"].as_array().unwrap().len(), 1, "{told}");
+    assert_eq!(
+        (&told["lags"][0]["tenant"], &told["lags"][0]["name"]),
+        (&json!("north"), &json!("n"))
+    );
+}
+
+#[tokio::test]
 async fn what_is_not_settled_in_time_goes_to_another_without_anybody_asking() {
     let folder = tempfile::tempdir().unwrap();
     let clock = Arc::new(AtomicU64::new(NOW.0));

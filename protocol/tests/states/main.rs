@@ -15,6 +15,7 @@
 mod device;
 mod edge;
 mod frames;
+mod lane;
 mod link;
 mod table;
 

@@ -122,13 +122,26 @@ impl Spec {
         &self.kinds[&number]
     }
 
-    /// The cases of a section's table that are about one end, where it has a column for that.
-    pub fn cases(&self, section: &str, end: &str) -> Vec<Case> {
+    /// The rows of a section's table.
+    fn lines(&self, section: &str) -> impl Iterator<Item = &str> {
         let heading = format!("\n### {section} ");
         let rest = self.text.split_once(&heading).unwrap().1;
         let rows = rest.split("\n### ").next().unwrap().lines();
-        let rows = rows.filter(|line| line.starts_with("| ") && !line.starts_with("| ---"));
-        rows.skip(1).flat_map(|line| self.row(line, end)).collect()
+        rows.filter(|line| line.starts_with("| ") && !line.starts_with("| ---")).skip(1)
+    }
+
+    /// The same by their cells.
+    pub fn rows(&self, section: &str) -> Vec<Vec<String>> {
+        let cells = |line: &str| {
+            let line = line.trim_start_matches('|').trim_end_matches('|');
+            line.split('|').map(|cell| cell.trim().to_owned()).collect()
+        };
+        self.lines(section).map(cells).collect()
+    }
+
+    /// The cases of a section's table that are about one end, where it has a column for that.
+    pub fn cases(&self, section: &str, end: &str) -> Vec<Case> {
+        self.lines(section).flat_map(|line| self.row(line, end)).collect()
     }
 
     fn row(&self, line: &str, end: &str) -> Vec<Case> {

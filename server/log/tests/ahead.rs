@@ -163,6 +163,7 @@ fn a_log_that_is_closed_leaves_none_and_one_that_is_killed_leaves_it_to_the_next
 
 /// With its own threads, on a real disk.
 #[test]
+#[expect(clippy::disallowed_methods, reason = "a test has a clock")]
 fn the_keeper_fills_it_while_events_come() {
     let folder = tempfile::tempdir().unwrap();
     let disk = RealDisk::open(folder.path()).unwrap();

@@ -12,6 +12,8 @@ pub const READ: usize = 64 * 1024;
 /// Reads worked off in one turn before other sessions have theirs.
 pub const READS_A_TURN: usize = 4;
 
+/// How often a session looks for room itself whose peer does not read: who has nothing to say is not told of room.
+pub const LOOK_FOR_ROOM: Duration = Duration::from_millis(100);
 /// How long a session that was told to go may still read what is on its way to it.
 pub const LINGER: Duration = Duration::from_secs(2);
 /// When a lane whose worker is away is worth opening again, in milliseconds; the client adds its own jitter.

@@ -25,7 +25,7 @@ use crate::auth::{self, Admitted, Channel, Presented};
 use crate::buffers::{Outlet, Turn};
 use crate::half_open::Place;
 use crate::inlet::{Arrived, Got, Inlet};
-use crate::limits::{LINGER, READS_A_TURN};
+use crate::limits::{LINGER, LOOK_FOR_ROOM, READS_A_TURN};
 use crate::listener::Stream;
 use crate::route::{Counted, Route, Who};
 use crate::sessions::Seat;
@@ -42,6 +42,8 @@ pub struct Connection<S> {
     timer: Option<Pin<Box<Sleep>>>,
     session: Whole,
     told_to_go: bool,
+    /// It is not read for want of room, and its peer does not read.
+    stuck: bool,
 }
 
 /// The session behind the bytes: the machine, and what this edge knows of the client.
@@ -115,7 +117,7 @@ impl<S: Stream> Connection<S> {
         let entry = Some(Box::new(Entry { presented, _place: place }));
         let (inlet, outlet) = (Inlet::default(), Outlet::default());
         let session = Whole { machine, number, peer, signal, entry, live: None };
-        Self { edge, stream, inlet, outlet, timer: None, session, told_to_go: false }
+        Self { edge, stream, inlet, outlet, timer: None, session, told_to_go: false, stuck: false }
     }
 
     /// Lives until the session is over. In a box: a task that waits holds a pointer, not what moves on the way.
@@ -165,7 +167,9 @@ impl<S: Stream> Connection<S> {
             Err(error) => return Poll::Ready(Ended::Broken(error)),
         };
         self.keep_time(cx, now);
-        match self.write(cx, now) {
+        let written = self.write(cx, now);
+        self.stuck = written.is_pending() && !self.has_room();
+        match written {
             Poll::Ready(Err(error)) => return Poll::Ready(Ended::Broken(error)),
             Poll::Ready(Ok(())) => {
                 if let Some(code) = self.session.machine.close_reason() {
@@ -295,7 +299,8 @@ impl<S: Stream> Connection<S> {
             now.after(Duration::from_millis(left.max(1)))
         });
         let route = self.session.live.as_ref().and_then(|live| live.route.poll_timeout(now));
-        machine.into_iter().chain(ends).chain(route).min()
+        let look = self.stuck.then(|| now.after(LOOK_FOR_ROOM));
+        machine.into_iter().chain(ends).chain(route).chain(look).min()
     }
 }
 

@@ -181,6 +181,15 @@ async fn garbage_and_what_is_too_long_end_the_session_with_their_code() {
     }
 }
 
+/// Of deliveries, within the credit.
+fn more_than_a_pipe_holds(fake: &Fake) {
+    let (subscription, chunk_bytes) = (Some(SubscriptionId(0)), None);
+    fake.say(&Message::Credit(Credit { subscription, events: 4_000, bytes: 1 << 20, chunk_bytes }));
+    for version in 1..=400 {
+        fake.say(&deliver(Some("k"), version));
+    }
+}
+
 #[tokio::test]
 async fn a_peer_that_does_not_read_does_not_stop_what_it_sends() {
     let fake = Fake::new("w");
@@ -189,9 +198,7 @@ async fn a_peer_that_does_not_read_does_not_stop_what_it_sends() {
     client
         .send(&[lane(1, Some("k")), bind(0, 1, "t"), subscribe(everything(From::Start), 4000)])
         .await;
-    for version in 1..=400 {
-        fake.say(&deliver(Some("k"), version));
-    }
+    more_than_a_pipe_holds(&fake);
     for _ in 0..500 {
         client.send(&[event(0, &[1; 100])]).await;
     }
@@ -200,6 +207,33 @@ async fn a_peer_that_does_not_read_does_not_stop_what_it_sends() {
         tokio::task::yield_now().await;
     }
     assert_eq!(client.shown().await, "welcome ada");
+}
+
+/// Nobody wakes it: what is to be said waits for its peer, and room is told to who speaks.
+#[tokio::test(start_paused = true)]
+async fn a_peer_that_does_not_read_is_read_soon_when_there_is_room_again() {
+    let fake = Fake::new("w");
+    let mut client = Client::connect(std::slice::from_ref(&fake), Some(("ada", Role::User)), 4096);
+    client.send(&[hello(), Message::Auth(Auth { proof: Proof::Certificate })]).await;
+    client
+        .send(&[lane(1, Some("k")), bind(0, 1, "t"), subscribe(everything(From::Start), 4000)])
+        .await;
+    more_than_a_pipe_holds(&fake);
+    let heard = async |count: usize| {
+        let heard = async {
+            while fake.desk().heard.len() < count {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(1), heard).await.is_ok()
+    };
+    assert!(heard(4).await);
+    fake.desk().full = true;
+    client.send(&[event(0, &[1; 100])]).await;
+    tokio::time::sleep(Duration::from_millis(1)).await;
+    assert_eq!(fake.desk().heard.len(), 4);
+    fake.desk().full = false;
+    assert!(heard(5).await);
 }
 
 #[tokio::test]

@@ -48,6 +48,8 @@ pub struct Desk {
     pub takes: usize,
     says: VecDeque<Vec<u8>>,
     pub away: bool,
+    /// It takes nothing more.
+    pub full: bool,
     waker: Option<Waker>,
     /// Who waits until it is back.
     waits: Vec<Waker>,
@@ -156,6 +158,9 @@ impl Port for Fake {
             let (whole, _) = frame::decode(&next, limits::FRAME_MAX).unwrap().unwrap();
             sink(&Message::decode(&whole, Sender::Server).unwrap(), whole.payload_crc);
         }
+    }
+    fn has_room(&self) -> bool {
+        !self.desk().full
     }
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Ready> {
         let mut desk = self.desk();

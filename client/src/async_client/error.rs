@@ -38,7 +38,8 @@ pub enum Error {
         /// What is wrong with it.
         why: String,
     },
-    /// The server has our credential in another tenant than the one that was asked for. Nothing was sent there.
+    /// The server has our credential in another tenant than the one that was asked for. On a first connection nothing
+    /// was sent there.
     #[error(
         "the credential is of tenant {given}, not of {asked}; use one of {asked}, or ask for {given}"
     )]

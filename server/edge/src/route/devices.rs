@@ -277,8 +277,10 @@ impl Gate<'_, '_, '_> {
         let asked = aim::object(payload).unwrap_or_default();
         let tenant = asked.get("tenant").and_then(Value::as_str).unwrap_or(&self.who.tenant);
         let mut sessions = HashMap::new();
-        // Whoever may not name that tenant hears it from the worker.
-        for live in self.edge.sessions.list().iter().filter(|live| &*live.tenant == tenant) {
+        // Of several workers none knows the sessions of other edges, and so ours are not told. Whoever may not name that
+        // tenant hears it from the worker.
+        let all = if self.workers.count() == 1 { self.edge.sessions.list() } else { Vec::new() };
+        for live in all.iter().filter(|live| &*live.tenant == tenant) {
             let (count, since) = sessions.entry(live.principal.clone()).or_insert((0, 0));
             (*count, *since) = (*count + 1, live.since.0.max(*since));
         }

@@ -234,3 +234,36 @@ async fn what_was_asked_of_a_worker_that_went_away_is_not_waited_for() {
     asks(&mut client, &fake, &get(1, "k", PLAIN), 4).await;
     hits(&mut client, &fake, &get(2, "k", PLAIN), 4).await;
 }
+
+/// Its way out is full of something else meanwhile.
+#[tokio::test(start_paused = true)]
+async fn what_ends_while_its_answer_waits_is_not_told() {
+    for (passes, ended) in [(1, false), (2_000, true)] {
+        let fake = Fake::new("w");
+        let who = Some(("ada", Role::Operator));
+        let mut client = Client::connect(std::slice::from_ref(&fake), who, 4096);
+        client.send(&[hello(), Message::Auth(Auth { proof: Proof::Certificate })]).await;
+        assert_eq!(client.shown().await, "welcome ada");
+        for (request, key, left_ms, payload) in [(1, "k", 1_000, 4), (2, "long", 0, 20_000)] {
+            client.send(&[get(request, key, PLAIN)]).await;
+            asked(&fake).await;
+            fake.heard();
+            let fields = Value { left_ms, ..value(request, key, 3) };
+            fake.say(&Message::Value(Body { fields, payload: &vec![1; payload] }));
+            if key == "k" {
+                assert!(client.shown().await.starts_with("value k"));
+            }
+        }
+        tokio::time::sleep(Duration::from_millis(1)).await;
+        client.send(&[get(3, "k", PLAIN), get(4, "k", PLAIN)]).await;
+        tokio::time::sleep(Duration::from_millis(passes)).await;
+        assert!(client.shown().await.starts_with("value long"));
+        for request in [3, 4] {
+            let fault = format!("fault busy {:?} 0", Scope::Request(RequestId(request)));
+            let told = client.shown().await;
+            assert_eq!(told == fault, ended, "{told}");
+            assert_eq!(told.starts_with("value k"), !ended, "{told}");
+        }
+        assert_eq!(fake.heard(), [""; 0], "the worker was asked");
+    }
+}

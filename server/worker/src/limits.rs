@@ -183,7 +183,7 @@ pub const GROUP_PLACES: usize = 4096;
 pub const GROUP_READERS: usize = 64;
 /// Groups whose numbers metrics tell each by itself, the first by tenant and name. Those beyond are in the sums only.
 pub const GROUPS_TOLD: usize = 64;
-/// Reads of the log, of [`READ_BYTES`] each, that one look at metrics does for groups nobody reads. What they did not reach
+/// Reads of the log, of [`READ_BYTES`] each, that one look at metrics does for groups that are behind. What they did not reach
 /// is told as not looked at, and the next look goes on there.
 pub const MEASURE_READS: usize = 32;
 /// Bytes of one key that are read ahead.

@@ -2,8 +2,9 @@
 //! zeros the file system need not change its own records, so a sync of events neither grows the file nor waits for what else is
 //! written to the disk.
 //!
-//! All of it is off the path of acknowledgements, slice by slice (log §9.5). The invariant: nothing is promised by this file; it
-//! has a `.tmp` name until it is begun, so the next start removes it.
+//! All of it is off the path of acknowledgements, slice by slice (log §9.5.1). The invariants: nothing is promised by this file,
+//! whose `.tmp` name the next start removes; and of two files only one ever has that name: who takes the file takes it from
+//! there before the next can be made.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -16,8 +17,8 @@ use crate::shared::Shared;
 use crate::writer::discard;
 use crate::{Options, State, lock};
 
-/// Its name until it is begun.
-pub(crate) const NAME: &str = "ahead.tmp";
+/// Its name until it is taken.
+const NAME: &str = "ahead.tmp";
 
 /// The file while it is filled.
 #[derive(Debug, Default)]
@@ -73,10 +74,19 @@ impl Shared {
         false
     }
 
+    /// The file that is filled, under another name from here on; `None` where there is none.
+    pub(crate) fn take_ahead(&self, name: &str) -> Option<Arc<dyn DiskFile>> {
+        // Held until the name is free: the keeper makes the next file as soon as it finds none.
+        let mut ahead = lock(&self.ahead);
+        let file = ahead.take()?;
+        self.disk.rename(NAME, name).is_ok().then_some(file)
+    }
+
     /// Its room is wanted for something else, or the log ends.
     pub(crate) fn forget_ahead(&self) {
-        let filling = lock(&self.filling).file.take();
-        if lock(&self.ahead).take().or(filling).is_some() {
+        let mut filling = lock(&self.filling);
+        let filled = lock(&self.ahead).take();
+        if filling.file.take().or(filled).is_some() {
             // What is left of it the next start removes.
             drop(self.disk.remove(NAME));
         }

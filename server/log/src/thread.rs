@@ -1,7 +1,7 @@
 //! The writer's thread and the keeper's: the only places that wait.
 //!
-//! The writer commits whenever something waits, with no timer before it. The keeper writes the watermark and looks whether a full
-//! disk has room again; it is never between an append and its acknowledgement.
+//! The writer commits whenever something waits, with no timer before it. The keeper writes the watermark, fills the next segment
+//! with zeros and looks whether a full disk has room again; it is never between an append and its acknowledgement.
 
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};

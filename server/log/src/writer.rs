@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use crate::ahead::{self, zeros_of};
+use crate::ahead::zeros_of;
 use crate::build::{Added, Builder, MakeError};
 use crate::disk::{Disk, DiskFile, is_full, no_room};
 use crate::error::{At, DiskError};
@@ -291,11 +291,9 @@ impl Writer {
 /// Makes the file of a new segment durable, name and all (log §3). Says how far it is filled with zeros.
 fn begin_segment(shared: &Shared, header: Header) -> Result<(Builder, u64), Refused> {
     let name = crate::segment::file_name(header.id);
-    let ahead = lock(&shared.ahead).take();
-    let (tmp, filled) = match &ahead {
-        Some(_) => (ahead::NAME.to_owned(), zeros_of(shared.options.segment_bytes)),
-        None => (format!("{name}.tmp"), HEADER_PAGE),
-    };
+    let tmp = format!("{name}.tmp");
+    let ahead = shared.take_ahead(&tmp);
+    let filled = ahead.as_ref().map_or(HEADER_PAGE, |_| zeros_of(shared.options.segment_bytes));
     let made = make_segment(shared, ahead, (&tmp, &name), header);
     if made.is_err() {
         // What is left of it is removed by the next start too.

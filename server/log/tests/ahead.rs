@@ -1,12 +1,16 @@
 //! The next segment's file is there, filled with zeros, before a log that grows fast begins it.
 #![allow(clippy::unwrap_used, reason = "a test that fails may stop")]
 
+use std::io;
+use std::os::unix::fs::MetadataExt;
+use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use spile_log::disk::sim::{Fault, FaultKind};
-use spile_log::{Append, Log, Options, RealDisk, SimDisk, State};
+use spile_log::{Append, Disk, DiskFile, Log, Options, RealDisk, SimDisk, State};
 
 const SEGMENT: u64 = 64 << 10;
 const AHEAD: &str = "ahead.tmp";
@@ -185,4 +189,96 @@ fn the_keeper_fills_it_while_events_come() {
         }
     }
     log.close();
+}
+
+/// A disk on which the last step of beginning a segment takes so long that the keeper looks meanwhile.
+#[derive(Debug)]
+struct Slow {
+    disk: RealDisk,
+    folder: PathBuf,
+    /// The keeper has begun another file ahead while a segment was begun.
+    met: AtomicBool,
+}
+
+impl Slow {
+    /// Which file is made ahead, and how long it is.
+    fn ahead(&self) -> Option<(u64, u64)> {
+        let found = std::fs::metadata(self.folder.join(AHEAD)).ok()?;
+        Some((found.ino(), found.len()))
+    }
+}
+
+impl Disk for Slow {
+    fn list(&self) -> io::Result<Vec<String>> {
+        self.disk.list()
+    }
+    fn create(&self, name: &str) -> io::Result<Arc<dyn DiskFile>> {
+        self.disk.create(name)
+    }
+    fn open(&self, name: &str) -> io::Result<Arc<dyn DiskFile>> {
+        self.disk.open(name)
+    }
+    #[expect(clippy::disallowed_methods, reason = "a test has a clock")]
+    fn rename(&self, from: &str, to: &str) -> io::Result<()> {
+        let of = |file: Option<(u64, u64)>| file.map(|(of, _)| of);
+        let (before, begun) = (of(self.ahead()), Instant::now());
+        // The keeper looks each second.
+        while to.ends_with(".segment") && begun.elapsed() < Duration::from_secs(2) {
+            if of(self.ahead()).is_some_and(|now| before != Some(now)) {
+                self.met.store(true, Ordering::Relaxed);
+                break;
+            }
+            std::thread::yield_now();
+        }
+        self.disk.rename(from, to)
+    }
+    fn remove(&self, name: &str) -> io::Result<()> {
+        self.disk.remove(name)
+    }
+    fn sync_folder(&self) -> io::Result<()> {
+        self.disk.sync_folder()
+    }
+    fn free_bytes(&self) -> io::Result<u64> {
+        self.disk.free_bytes()
+    }
+    fn total_bytes(&self) -> io::Result<u64> {
+        self.disk.total_bytes()
+    }
+    fn passed(&self) -> Duration {
+        self.disk.passed()
+    }
+    fn random(&self) -> io::Result<[u8; 32]> {
+        self.disk.random()
+    }
+}
+
+#[test]
+#[expect(clippy::disallowed_methods, reason = "a test has a clock")]
+fn a_segment_that_is_begun_and_the_next_file_ahead_never_share_a_name() {
+    let folder = tempfile::tempdir().unwrap();
+    let disk = RealDisk::open(folder.path()).unwrap();
+    let path = folder.path().to_owned();
+    let slow = Arc::new(Slow { disk, folder: path, met: AtomicBool::new(false) });
+    let options = Options { inline: false, segment_bytes: 4 << 20, ..options() };
+    let (log, _) = Log::open(slow.clone(), options.clone()).unwrap();
+    while !slow.met.load(Ordering::Relaxed) {
+        // As much as makes it grow out of its zeros, and not as fast as the disk.
+        for _ in 0..3 {
+            put(&log, 100 << 10);
+        }
+        let (next, begun) = (log.next(), Instant::now());
+        let is_filled = || slow.ahead().is_some_and(|(_, bytes)| bytes > options.segment_bytes);
+        while log.durable().borrow().end < next
+            || (!is_filled() && begun.elapsed() < Duration::from_secs(2))
+        {
+            std::thread::yield_now();
+        }
+    }
+    put(&log, 1000);
+    log.close();
+    let end = log.next();
+    drop(log);
+    let disk = RealDisk::open(folder.path()).unwrap();
+    let (log, recovered) = Log::open(Arc::new(disk), options).unwrap();
+    assert_eq!(log.durable().borrow().end, end, "{recovered:?}");
 }

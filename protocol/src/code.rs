@@ -140,6 +140,18 @@ impl Code {
     pub fn retry(self) -> bool {
         self.entry().is_some_and(|entry| entry.retry)
     }
+
+    /// Does it leave open whether a call was done?
+    #[must_use]
+    pub fn leaves_in_doubt(self) -> bool {
+        self == Self::TIMED_OUT || self == Self::UNKNOWN_OUTCOME
+    }
+
+    /// May the same call be made again as it is? Not where it may have been done, and must not be done twice. spec §9.4.2
+    #[must_use]
+    pub fn retry_of_call(self, idempotent: bool) -> bool {
+        self.retry() && (idempotent || !self.leaves_in_doubt())
+    }
 }
 
 impl core::fmt::Display for Code {
@@ -160,6 +172,15 @@ mod tests {
         for entry in TABLE {
             assert_eq!(entry.class, entry.code.class(), "{}", entry.name);
             assert_eq!(Code::find(entry.name), Some(entry));
+        }
+    }
+
+    #[test]
+    fn a_call_that_may_have_been_done_is_made_again_only_where_it_may_be_done_twice() {
+        for Entry { code, retry, .. } in TABLE {
+            assert_eq!(code.retry_of_call(true), *retry, "{code}");
+            let in_doubt = [Code::TIMED_OUT, Code::UNKNOWN_OUTCOME].contains(code);
+            assert_eq!(code.retry_of_call(false), *retry && !in_doubt, "{code}");
         }
     }
 }

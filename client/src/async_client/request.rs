@@ -192,10 +192,9 @@ impl Drop for Parts {
     }
 }
 
-/// Where it is not known whether it was done, the same may be asked again only if it may be done twice (spec §9.4.2).
+/// Why a call was not done, and whether the same may be asked again.
 fn not_done(code: Code, idempotent: bool) -> Refusal {
-    let is_unknown = code == Code::TIMED_OUT || code == Code::UNKNOWN_OUTCOME;
-    Refusal::of(code).after_ms(code.retry() && (idempotent || !is_unknown), 0)
+    Refusal::of(code).after_ms(code.retry_of_call(idempotent), 0)
 }
 
 /// A call that is under way.

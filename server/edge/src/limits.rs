@@ -24,7 +24,7 @@ pub const LAGS_TOLD: usize = 16;
 
 /// What a worker has said to one session over a link and its task has not taken, in bytes. At the cap: the session ends.
 pub const LINK_INBOX: usize = 8 << 20;
-/// Chunks that wait for the credit of one link, in bytes. At the cap: a session whose chunks wait reads nothing more until
+/// What waits for the chunk credit of one link, in bytes it takes. At the cap: a session whose chunks wait reads nothing more until
 /// they are gone; others go on.
 pub const LINK_BULK: usize = 8 << 20;
 /// The largest window, in bytes, a subscription has: what is delivered may have to wait at the edge while its client does

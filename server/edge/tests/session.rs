@@ -181,31 +181,30 @@ async fn garbage_and_what_is_too_long_end_the_session_with_their_code() {
     }
 }
 
-/// Of deliveries, within the credit.
-fn more_than_a_pipe_holds(fake: &Fake) {
+/// A client that reads nothing: more waits for it than its pipe holds, deliveries within their credit.
+async fn deaf(fake: &Fake) -> Client {
+    let mut client = Client::connect(std::slice::from_ref(fake), Some(("ada", Role::User)), 4096);
+    client.send(&[hello(), Message::Auth(Auth { proof: Proof::Certificate })]).await;
+    client
+        .send(&[lane(1, Some("k")), bind(0, 1, "t"), subscribe(everything(From::Start), 4000)])
+        .await;
     let (subscription, chunk_bytes) = (Some(SubscriptionId(0)), None);
     fake.say(&Message::Credit(Credit { subscription, events: 4_000, bytes: 1 << 20, chunk_bytes }));
     for version in 1..=400 {
         fake.say(&deliver(Some("k"), version));
     }
+    client
 }
 
 #[tokio::test]
 async fn a_peer_that_does_not_read_does_not_stop_what_it_sends() {
     let fake = Fake::new("w");
-    let mut client = Client::connect(std::slice::from_ref(&fake), Some(("ada", Role::User)), 4096);
-    client.send(&[hello(), Message::Auth(Auth { proof: Proof::Certificate })]).await;
-    client
-        .send(&[lane(1, Some("k")), bind(0, 1, "t"), subscribe(everything(From::Start), 4000)])
-        .await;
-    more_than_a_pipe_holds(&fake);
+    let mut client = deaf(&fake).await;
     for _ in 0..500 {
         client.send(&[event(0, &[1; 100])]).await;
     }
     fake.say(&opened(1, 0));
-    while fake.desk().heard.len() < 504 {
-        tokio::task::yield_now().await;
-    }
+    fake.has_heard(504).await;
     assert_eq!(client.shown().await, "welcome ada");
 }
 
@@ -213,27 +212,16 @@ async fn a_peer_that_does_not_read_does_not_stop_what_it_sends() {
 #[tokio::test(start_paused = true)]
 async fn a_peer_that_does_not_read_is_read_soon_when_there_is_room_again() {
     let fake = Fake::new("w");
-    let mut client = Client::connect(std::slice::from_ref(&fake), Some(("ada", Role::User)), 4096);
-    client.send(&[hello(), Message::Auth(Auth { proof: Proof::Certificate })]).await;
-    client
-        .send(&[lane(1, Some("k")), bind(0, 1, "t"), subscribe(everything(From::Start), 4000)])
-        .await;
-    more_than_a_pipe_holds(&fake);
-    let heard = async |count: usize| {
-        let heard = async {
-            while fake.desk().heard.len() < count {
-                tokio::time::sleep(Duration::from_millis(1)).await;
-            }
-        };
-        tokio::time::timeout(Duration::from_secs(1), heard).await.is_ok()
-    };
-    assert!(heard(4).await);
+    let mut client = deaf(&fake).await;
+    fake.has_heard(4).await;
     fake.desk().full = true;
+    let looks = fake.desk().looks;
     client.send(&[event(0, &[1; 100])]).await;
-    tokio::time::sleep(Duration::from_millis(1)).await;
-    assert_eq!(fake.desk().heard.len(), 4);
+    fake.until(|desk| desk.looks > looks).await;
+    assert_eq!(fake.desk().heard.len(), 4, "there is no room");
     fake.desk().full = false;
-    assert!(heard(5).await);
+    tokio::time::advance(Duration::from_millis(200)).await;
+    fake.has_heard(5).await;
 }
 
 #[tokio::test]

@@ -20,7 +20,7 @@ mod member;
 mod recent;
 
 pub(crate) use self::{
-    call::{Asker, Asking, Handed, Head, Refused, may_retry},
+    call::{Asker, Asking, Handed, Head, Refused},
     member::Serving,
 };
 pub use self::{

@@ -111,9 +111,7 @@ fn tell(
 fn failed(args: &CallArgs, error: &Error) -> Failure {
     let failure = Failure::client(format!("call {} {}", args.service, args.method), error);
     // Where it may have been done, the table's remedy is for events, whose numbers make a resend safe.
-    let doubt = error.code().is_some_and(|code| {
-        code == spile_client::Code::UNKNOWN_OUTCOME || code == spile_client::Code::TIMED_OUT
-    });
+    let doubt = error.code().is_some_and(spile_client::Code::leaves_in_doubt);
     match (doubt, args.idempotent) {
         (true, false) => failure.remedy("find out whether it was done before you ask again"),
         (true, true) => failure.remedy("ask again"),

@@ -81,23 +81,16 @@ impl Cached {
     pub(super) fn say(&mut self, machine: &mut Session, now: Instant, out: &mut Turn<'_>) {
         while let Some((request, kept)) = self.hits.pop_front() {
             let Some((Message::Value(value), payload_crc)) = unpark(&kept.frame) else { continue };
-            if kept.ends.is_some_and(|ends| ends <= now) {
+            let (message, payload_crc) = if kept.ends.is_some_and(|ends| ends <= now) {
                 // Its end came while the answer waited for room.
-                let (code, scope) = (Code::BUSY, Scope::Request(request));
-                let fault = Fault {
-                    code,
-                    scope,
-                    retry: true,
-                    retry_after_ms: 0,
-                    detail: "it ended meanwhile",
-                };
-                if machine.handle_downstream(now, &Message::Fault(fault), 0, out).is_err() {
-                    return self.hits.push_front((request, kept));
-                }
-                continue;
-            }
-            let fields = Value { request, left_ms: kept.left_ms(now), ..value.fields };
-            let message = Message::Value(Body { fields, ..value });
+                let (code, scope, detail) =
+                    (Code::BUSY, Scope::Request(request), "it ended meanwhile");
+                let fault = Fault { code, scope, retry: true, retry_after_ms: 0, detail };
+                (Message::Fault(fault), 0)
+            } else {
+                let fields = Value { request, left_ms: kept.left_ms(now), ..value.fields };
+                (Message::Value(Body { fields, ..value }), payload_crc)
+            };
             if machine.handle_downstream(now, &message, payload_crc, out).is_err() {
                 return self.hits.push_front((request, kept));
             }

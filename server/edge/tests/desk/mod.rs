@@ -50,6 +50,8 @@ pub struct Desk {
     pub away: bool,
     /// It takes nothing more.
     pub full: bool,
+    /// How often it was asked whether it does.
+    pub looks: usize,
     waker: Option<Waker>,
     /// Who waits until it is back.
     waits: Vec<Waker>,
@@ -102,6 +104,27 @@ impl Fake {
             tokio::task::yield_now().await;
         }
         panic!("nobody waits for {}", self.0);
+    }
+
+    /// Waits until it has heard so much.
+    pub async fn has_heard(&self, count: usize) {
+        self.until(|desk| desk.heard.len() >= count).await;
+    }
+
+    /// Waits until the session has taken all it had to say.
+    pub async fn has_said_all(&self) {
+        self.until(|desk| desk.says.is_empty()).await;
+    }
+
+    /// Lets the session work until it is so; no time passes.
+    pub async fn until(&self, is: impl Fn(&Desk) -> bool) {
+        for _ in 0..10_000 {
+            if is(&self.desk()) {
+                return;
+            }
+            tokio::task::yield_now().await;
+        }
+        panic!("{:?}", self.desk().heard);
     }
 
     /// What it heard since it was asked last.
@@ -160,7 +183,9 @@ impl Port for Fake {
         }
     }
     fn has_room(&self) -> bool {
-        !self.desk().full
+        let mut desk = self.desk();
+        desk.looks += 1;
+        !desk.full
     }
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Ready> {
         let mut desk = self.desk();

@@ -1,7 +1,7 @@
 //! How far groups are, as metrics tell it: asked for when somebody looks, from numbers that are kept anyway.
 //!
-//! Where members of a group are behind, or it has none, the log is read on here, so that its lag is told all the same; a bounded part of it each
-//! time, and what was not looked at yet is told as unread. Nothing rests on it.
+//! Where members of a group are behind, or it has none, the log is read on here, so that its lag is told all the same; a
+//! bounded part of it each time, and what was not looked at yet is told as unread. Nothing rests on it.
 
 use std::sync::Arc;
 

@@ -118,19 +118,13 @@ pub(super) fn fault(asker: &Asker, why: Refused, idempotent: bool) {
     let letter = Letter::Fault {
         request: asker.request,
         code,
-        retry: may_retry(code, idempotent),
+        retry: code.retry_of_call(idempotent),
         retry_after_ms,
         detail,
     };
     if asker.mail.put(letter).is_err() {
         tracing::error!("a fault was not put into a mailbox");
     }
-}
-
-/// May the same call be made again as it is? Not where it may have been done, and must not be done twice.
-pub(crate) fn may_retry(code: Code, idempotent: bool) -> bool {
-    let unknown = code == Code::TIMED_OUT || code == Code::UNKNOWN_OUTCOME;
-    code.retry() && (idempotent || !unknown)
 }
 
 pub(super) fn why(code: Code, service: &str) -> Refused {

@@ -23,7 +23,6 @@ use tokio::time::Sleep;
 use super::{
     Asker, Asking, Handed, Head, Refused, Serving,
     mailbox::{Answer, Letter, Mailbox},
-    may_retry,
 };
 use crate::{
     answers::Sink, calls::reply, desk::Desk, errands, intake::Intake, said::Said, tables::scoped,
@@ -112,7 +111,7 @@ impl Intake<'_> {
 
     fn refuse_call(&mut self, request: RequestId, why: Refused, idempotent: bool) {
         let Refused { code, retry_after_ms, detail } = why;
-        let retry = may_retry(code, idempotent);
+        let retry = code.retry_of_call(idempotent);
         let scope = Scope::Request(request);
         self.desk.said(0, Said::Refused { code, scope, retry, retry_after_ms, detail });
     }
@@ -255,7 +254,7 @@ impl Calling {
                 return true;
             }
             let (code, scope) = (Code::TIMED_OUT, Scope::Request(asked.request));
-            let retry = may_retry(code, asked.idempotent);
+            let retry = code.retry_of_call(asked.idempotent);
             let detail = "nobody answered in time";
             sink(&Message::Fault(Fault { code, scope, retry, retry_after_ms: 0, detail }), 0);
             said += 64 + detail.len();

@@ -1,6 +1,8 @@
 //! The next segment's file is there, filled with zeros, before a log that grows fast begins it.
 #![allow(clippy::unwrap_used, reason = "a test that fails may stop")]
 
+mod plain;
+
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
@@ -10,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use spile_log::disk::sim::{Fault, FaultKind};
-use spile_log::{Append, Disk, DiskFile, Log, Options, RealDisk, SimDisk, State};
+use spile_log::{Disk, DiskFile, Log, Options, RealDisk, SimDisk, State};
 
 const SEGMENT: u64 = 64 << 10;
 const AHEAD: &str = "ahead.tmp";
@@ -30,18 +32,7 @@ fn open(disk: &SimDisk, options: Options) -> Log {
 }
 
 fn put(log: &Log, bytes: usize) {
-    let payload = Bytes::from(vec![7; bytes]);
-    let record = Append {
-        kind: 1,
-        positions: 1,
-        time_ms: 1,
-        stream: 0,
-        version: 0,
-        prev: 0,
-        head: Bytes::new(),
-        payload_crc: crc32fast::hash(&payload),
-        payload,
-    };
+    let record = plain::record(1, Bytes::from(vec![7; bytes]));
     let generation = log.durable().borrow().generation;
     log.append(generation, &mut vec![record]).unwrap();
     log.pump();

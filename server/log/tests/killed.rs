@@ -1,6 +1,8 @@
 //! A real process on a real folder, killed while it writes: what it said was stored is there.
 #![allow(clippy::unwrap_used, reason = "a test that fails may stop")]
 
+mod plain;
+
 use std::io::{BufRead, BufReader, Write};
 use std::process::{Command, Stdio};
 use std::sync::Arc;
@@ -16,18 +18,7 @@ fn options() -> Options {
 
 fn record(position: u64) -> Append {
     let bytes = if position.is_multiple_of(7) { 3000 } else { 200 };
-    let payload = Bytes::from(position.to_le_bytes().repeat(bytes / 8));
-    Append {
-        kind: 1,
-        positions: 1,
-        time_ms: position,
-        stream: 0,
-        version: 0,
-        prev: 0,
-        head: Bytes::new(),
-        payload_crc: crc32fast::hash(&payload),
-        payload,
-    }
+    plain::record(position, Bytes::from(position.to_le_bytes().repeat(bytes / 8)))
 }
 
 /// Not a test of its own: the process that is killed.

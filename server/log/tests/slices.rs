@@ -2,24 +2,15 @@
 //! on the disk that the other keeps.
 #![allow(clippy::unwrap_used, reason = "a test that fails may stop")]
 
+mod plain;
+
 use std::sync::Arc;
 
 use bytes::Bytes;
 use spile_log::{Append, AppendError, Disk, Lead, Log, Options, SimDisk, State};
 
 fn record(position: u64) -> Append {
-    let payload = Bytes::from(vec![7; 2000]);
-    Append {
-        kind: 1,
-        positions: 1,
-        time_ms: position,
-        stream: 0,
-        version: 0,
-        prev: 0,
-        head: Bytes::new(),
-        payload_crc: crc32fast::hash(&payload),
-        payload,
-    }
+    plain::record(position, Bytes::from(vec![7; 2000]))
 }
 
 /// What a batch of eight records costs the disk: operations.
@@ -66,10 +57,7 @@ fn who_leads_is_at_work_with_each_of_its_batches() {
     let (events, chunks) = (SimDisk::new(1), SimDisk::new(2));
     let first = open(&events, Options { leads: Some(lead.clone()), ..Options::default() });
     let second = open(&chunks, Options { follows: Some(lead), ..Options::default() });
-    let big = |_: u64| {
-        let payload = Bytes::from(vec![1; 900 << 10]);
-        Append { payload_crc: crc32fast::hash(&payload), payload, ..record(1) }
-    };
+    let big = |_: u64| plain::record(1, Bytes::from(vec![1; 900 << 10]));
     let both = || {
         let before = chunks.operations();
         second.append(1, &mut (0..3).map(big).collect()).unwrap();
